@@ -11,5 +11,8 @@
 The package knows nothing of attestation, identities or servers: `xds_server` translates.
 """
 
+from manifests.address import Address, TcpAddress, UnixAddress
 from manifests.errors import ManifestError, ManifestSyntaxError, Problem
 from manifests.model import Manifest
+
+__all__ = ["Address", "Manifest", "ManifestError", "ManifestSyntaxError", "Problem", "TcpAddress", "UnixAddress"]

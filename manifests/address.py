@@ -88,7 +88,5 @@ def _tcp_address(text: str) -> TcpAddress:
     except ValueError:
         loopback = False
     if not loopback or "%" in host:
-        raise ValueError(
-            f"invalid TCP address {text[:120]!r}: plaintext must stay in the TEE, want a loopback address (127.0.0.1, ::1)"
-        )
+        raise ValueError(f"invalid TCP address {text[:120]!r}: plaintext must stay in the TEE, want a loopback address")
     return TcpAddress(host, parse_port(port))

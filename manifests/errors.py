@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be wrong with a manifest: one root, `ManifestError`, which carries every problem found, each with its place."""
+"""What can be wrong with a manifest: one root, `ManifestError`, with every problem found and its place."""
 
 from __future__ import annotations
 

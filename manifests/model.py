@@ -17,14 +17,16 @@ from types import MappingProxyType
 
 from cryptography import x509
 
-from manifests.address import Address, TcpAddress, UnixAddress
+from manifests.address import Address
 from manifests.errors import Problem
-
-__all__ = ["Address", "TcpAddress", "UnixAddress"]
 
 _EMPTY: Mapping[str, object] = MappingProxyType({})
 
 DEFAULT_CERTIFICATE_LIFETIME = timedelta(hours=24)
+# Below a minute, clock differences and renewal at two thirds of the life leave no time; beyond 30 days a certificate
+# that is simply not renewed (which is how one is revoked) would live on for too long.
+MIN_CERTIFICATE_LIFETIME = timedelta(minutes=1)
+MAX_CERTIFICATE_LIFETIME = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,7 +239,7 @@ class FeatureGate(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Settings of the Coordinator. `update_threshold` 0 is every user who may update; `recovery_threshold` 0 is unset."""
+    """The Coordinator's settings. `update_threshold` 0: every user who may update; `recovery_threshold` 0: unset."""
 
     seal_mode: SealMode = SealMode.DEFAULT
     feature_gates: frozenset[FeatureGate] = frozenset()

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Paths of members, and the list that collects problems with them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from manifests.errors import Problem
+
+_PLAIN = re.compile(r"[A-Za-z0-9_-]+")
+# Names come from the file; paths and messages are read by people, on terminals and in logs: short and printable.
+_MAX_NAME = 80
+_MAX_MESSAGE = 500
+
+
+def member_path(*parts: str | int) -> str:
+    """`("Marbles", "web", "TLS", 0)` → `Marbles.web.TLS[0]`; other names are quoted: `Packages["a b"]`."""
+    path = ""
+    for part in parts:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif _PLAIN.fullmatch(part):
+            path += f".{part}" if path else part
+        else:
+            # A space is the one printable white space; repr-like escapes keep control characters out of terminals.
+            shown = part if len(part) <= _MAX_NAME else part[:_MAX_NAME] + "…"
+            path += (
+                '["' + "".join(c if c.isprintable() and c not in '"\\' else f"\\u{ord(c):04x}" for c in shown) + '"]'
+            )
+    return path
+
+
+class Findings:
+    """What the checks found so far: `errors` refuse the manifest, `warnings` travel with it."""
+
+    def __init__(self) -> None:
+        self.errors: list[Problem] = []
+        self.warnings: list[Problem] = []
+
+    def error(self, message: str, *path: str | int) -> None:
+        self.errors.append(Problem(member_path(*path), printable(message)))
+
+    def warn(self, message: str, *path: str | int) -> None:
+        self.warnings.append(Problem(member_path(*path), printable(message)))
+
+    @contextmanager
+    def at(self, *path: str | int) -> Iterator[None]:
+        """A ValueError raised inside becomes an error at `path`, with its text."""
+        try:
+            yield
+        except ValueError as error:
+            self.error(str(error), *path)
