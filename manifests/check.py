@@ -2,7 +2,7 @@
 """The rules between members, over the wire shape, each with MarbleRun's own message where it has one.
 
 They look at the file's text and not at decoded values, so that they and the decoding (convert.py) are independent: a
-bad hex digit does not hide a missing package, nor cause a second message. Packages and Marbles come first, because tools
+bad hex digit does not hide a missing package, nor cause a second message. Packages and Marbles come first, as tools
 that know MarbleRun look at the first message.
 """
 

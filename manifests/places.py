@@ -24,12 +24,14 @@ def member_path(*parts: str | int) -> str:
         elif _PLAIN.fullmatch(part):
             path += f".{part}" if path else part
         else:
-            # A space is the one printable white space; repr-like escapes keep control characters out of terminals.
-            shown = part if len(part) <= _MAX_NAME else part[:_MAX_NAME] + "…"
-            path += (
-                '["' + "".join(c if c.isprintable() and c not in '"\\' else f"\\u{ord(c):04x}" for c in shown) + '"]'
-            )
+            path += '["' + printable(part, _MAX_NAME).replace('"', '\\"') + '"]'
     return path
+
+
+def printable(text: str, limit: int = _MAX_MESSAGE) -> str:
+    """`text` without anything that could steer a terminal or break a log line, cut at `limit` characters."""
+    cut = text if len(text) <= limit else text[:limit] + "…"
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in cut)
 
 
 class Findings:
