@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the relay is told: listeners, where their bytes go, and which peers may talk. Pure values, compared by content.
+
+Whoever moves bytes knows nothing of xDS, and whoever speaks xDS does not know how bytes move: between them stand these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cryptography import x509
+
+from sds.material import Identity, TrustBundle
+
+SanKind = Literal["uri", "dns", "ip"]
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """A UNIX socket by its path. `mode` is what the socket file gets when the relay listens there."""
+
+    path: str
+    mode: int = field(default=0o600, compare=False)
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """A TCP address: an IP address to bind to; an IP address or name to dial."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+Address = UnixAddress | TcpAddress
+
+
+@dataclass(frozen=True, slots=True)
+class DnsTarget:
+    """An endpoint named by DNS, resolved anew for each dial."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class SanMatcher:
+    """One subject alternative name that is accepted: exactly `exact`, or anything that starts with `prefix`."""
+
+    kind: SanKind
+    exact: str | None = None
+    prefix: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.exact is None) == (self.prefix is None) or not (self.exact or self.prefix):
+            raise ValueError("a name matcher needs either an exact name or a prefix, and it must not be empty")
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.exact}" if self.exact is not None else f"{self.kind} {self.prefix}*"
+
+    def matches(self, name: str) -> bool:
+        """Whether a name of this matcher's kind is accepted. DNS names ignore case, wildcards match nothing."""
+        if self.kind == "dns":
+            name = name.lower()
+        wish = self.exact if self.exact is not None else self.prefix or ""
+        if self.kind == "dns":
+            wish = wish.lower()
+        return name == wish if self.exact is not None else name.startswith(wish)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRule:
+    """Which verified certificates may talk: one that carries any of the names. No matcher: any of the trust bundle."""
+
+    matchers: tuple[SanMatcher, ...] = ()
+
+    def allows(self, certificate: x509.Certificate) -> str | None:
+        """None if the peer may talk, else the reason why not. The chain must have been verified before."""
+        if not self.matchers:
+            return None
+        names = _names(certificate)
+        if any(m.matches(name) for m in self.matchers for name in names.get(m.kind, ())):
+            return None
+        shown = ", ".join(f"{kind} {name}" for kind, values in names.items() for name in values[:4]) or "no name"
+        return f"peer is {shown[:512]}, allowed: {', '.join(map(str, self.matchers[:8]))}"
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """Accept mTLS from peers at `bind`, hand plaintext to the app at `upstream`."""
+
+    name: str
+    bind: TcpAddress
+    upstream: Address
+    identity: Identity
+    bundle: TrustBundle | None
+    require_client_certificate: bool = True
+    peers: PeerRule = PeerRule()
+
+
+@dataclass(frozen=True, slots=True)
+class Outbound:
+    """Accept plaintext from the app at `listen`, dial a peer with mTLS. No endpoints: wait a bounded time for some."""
+
+    name: str
+    listen: Address
+    endpoints: tuple[TcpAddress, ...] | DnsTarget
+    identity: Identity
+    bundle: TrustBundle
+    peer: PeerRule
+    sni: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RelayConfig:
+    """Everything that one relay does."""
+
+    inbound: tuple[Inbound, ...] = ()
+    outbound: tuple[Outbound, ...] = ()
+
+
+def _names(certificate: x509.Certificate) -> dict[SanKind, list[str]]:
+    try:
+        san = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError):
+        return {}  # names that cannot be read match nothing
+    return {
+        "uri": san.get_values_for_type(x509.UniformResourceIdentifier),
+        "dns": san.get_values_for_type(x509.DNSName),
+        "ip": [str(a) for a in san.get_values_for_type(x509.IPAddress)],
+    }

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""xDS resources as values, and the only place that builds or reads Secret messages.
+
+A protobuf message prints its private key, so that no Secret leaves this module as a message: what travels is
+`Resource`, whose body cannot be printed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from sds.keys import PrivateKey
+from sds.material import Identity, MaterialError, TrustBundle
+from sds.wire import envoy_pb2
+
+LISTENER = "type.googleapis.com/envoy.config.listener.v3.Listener"
+CLUSTER = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+ENDPOINT = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
+SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 - a type's name
+
+# What Istio and SPIRE users already write in their Envoy configurations.
+IDENTITY_NAME = "default"
+BUNDLE_NAME = "ROOTCA"
+
+# An identity is about 4 KB, a bundle of 64 certificates 64 KB.
+MAX_SECRET = 2 * 1024 * 1024 + 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """One serialised resource. `body` is the message itself, without the Any around it; `version` names its content."""
+
+    type_url: str
+    name: str
+    version: str
+    body: bytes = field(repr=False)
+
+
+def make_resource(type_url: str, name: str, message: Message) -> Resource:
+    """Serialise once, deterministically, so that equal content has equal bytes and an equal version."""
+    body = message.SerializeToString(deterministic=True)
+    return Resource(type_url, name, hashlib.sha256(body).hexdigest()[:16], body)
+
+
+def identity_secret(name: str, identity: Identity) -> Resource:
+    """A Secret with a certificate chain and its private key."""
+    secret = envoy_pb2.Secret(
+        name=name,
+        tls_certificate=envoy_pb2.TlsCertificate(
+            certificate_chain=envoy_pb2.DataSource(inline_bytes=identity.chain),
+            private_key=envoy_pb2.DataSource(inline_bytes=identity.key.pem),
+        ),
+    )
+    return make_resource(SECRET, name, secret)
+
+
+def bundle_secret(name: str, bundle: TrustBundle) -> Resource:
+    """A Secret with trusted certificates. Never without one: Envoy takes that as leave to trust everybody."""
+    secret = envoy_pb2.Secret(
+        name=name,
+        validation_context=envoy_pb2.CertificateValidationContext(
+            trusted_ca=envoy_pb2.DataSource(inline_bytes=bundle.pem)
+        ),
+    )
+    return make_resource(SECRET, name, secret)
+
+
+def read_secret(body: bytes) -> tuple[str, Identity | TrustBundle]:
+    """The name and content of a Secret. Raises MaterialError for anything that is not fully understood: an unknown
+    field may hold a restriction that would then not be enforced."""
+    if len(body) > MAX_SECRET:
+        raise MaterialError(f"secret of {len(body)} bytes, at most {MAX_SECRET} are accepted")
+    secret = envoy_pb2.Secret()
+    try:
+        secret.ParseFromString(body)
+    except DecodeError:
+        raise MaterialError("secret is not a valid protobuf message") from None
+    if unknown := unknown_field(secret):
+        raise MaterialError(f"secret has the field {unknown}, which is not supported here")
+    if not secret.name:
+        raise MaterialError("secret has no name")
+    match secret.WhichOneof("type"):
+        case "tls_certificate":
+            certificate = secret.tls_certificate
+            key = PrivateKey(_inline(certificate.private_key, "private key"))
+            return secret.name, Identity(_inline(certificate.certificate_chain, "certificate chain"), key)
+        case "validation_context":
+            if secret.validation_context.match_typed_subject_alt_names:
+                raise MaterialError("secret restricts names in its validation context, expected them in the listener")
+            return secret.name, TrustBundle(_inline(secret.validation_context.trusted_ca, "trusted CA"))
+        case _:
+            raise MaterialError("secret holds neither a TLS certificate nor a validation context")
+
+
+def unknown_field(message: Message) -> str | None:
+    """Where a message, or one inside it, holds a field that this build does not know; None if nowhere.
+
+    Values packed into an Any are not looked into.
+    """
+    unknown = UnknownFieldSet(message)
+    if len(unknown):
+        return f"{message.DESCRIPTOR.name}.{unknown[0].field_number}"
+    for descriptor, value in message.ListFields():
+        if descriptor.message_type is None or descriptor.message_type.GetOptions().map_entry:
+            continue
+        for inner in value if descriptor.is_repeated else (value,):
+            if found := unknown_field(inner):
+                return found
+    return None
+
+
+def _inline(source: envoy_pb2.DataSource, what: str) -> bytes:
+    kind = source.WhichOneof("specifier")
+    if kind is None:
+        raise MaterialError(f"secret has no {what}, expected inline bytes or an inline string")
+    return source.inline_bytes if kind == "inline_bytes" else source.inline_string.encode()
