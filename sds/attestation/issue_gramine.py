@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SGX quotes from Gramine's pseudo files (gramine/libos, "Attestation and secret provisioning").
+
+Writing ``user_report_data`` and reading ``quote`` are two steps on files that belong to the whole process, so they happen
+under a lock; and since nothing else in the process is bound by our lock, the quote that comes back is checked to carry
+what was asked for.
+"""
+
+from __future__ import annotations
+
+import errno
+import hmac
+import os
+import threading
+from pathlib import Path
+
+from sds.attestation.errors import DeviceUnavailable, Malformed, Unsupported
+from sds.attestation.evidence import Evidence
+from sds.attestation.quote import MAX_QUOTE, SGX_REPORT_DATA
+from sds.attestation.report_data import REPORT_DATA_SIZE
+from sds.attestation.tee import Tee
+
+GRAMINE_DEVICE = Path("/dev/attestation")
+
+# Of the process, like the files.
+_LOCK = threading.Lock()
+
+
+class GramineIssuer:
+    """Evidence about the enclave that this process runs in."""
+
+    def __init__(self, base: Path = GRAMINE_DEVICE) -> None:
+        self._base = base
+
+    @property
+    def tee(self) -> Tee:
+        return Tee.SGX
+
+    def issue(self, report_data: bytes) -> Evidence:
+        """See :class:`sds.attestation.issuer.Issuer`."""
+        if len(report_data) != REPORT_DATA_SIZE:
+            raise ValueError(f"report data must be {REPORT_DATA_SIZE} bytes, got {len(report_data)}")
+        with _LOCK:
+            kind = self._read("attestation_type", 64).strip()
+            if kind != b"dcap":
+                raise DeviceUnavailable(
+                    f"{self._base / 'attestation_type'} is {kind.decode('ascii', 'replace')!r}, expected 'dcap':"
+                    ' set sgx.remote_attestation = "dcap" in the Gramine manifest'
+                )
+            self._write("user_report_data", report_data)
+            quote = self._read("quote", MAX_QUOTE)
+        try:
+            evidence = Evidence.parse(quote)
+        except (Malformed, Unsupported) as e:
+            raise DeviceUnavailable(f"{self._base / 'quote'}: {e}") from e
+        if evidence.tee is not Tee.SGX or not hmac.compare_digest(evidence.quote[SGX_REPORT_DATA], report_data):
+            raise DeviceUnavailable(
+                f"{self._base / 'quote'}: the quote does not carry the report data that was asked for;"
+                " does something else in this process write user_report_data?"
+            )
+        return evidence
+
+    def _read(self, name: str, limit: int) -> bytes:
+        try:
+            with (self._base / name).open("rb", buffering=0) as file:
+                return _read_all(file.fileno(), limit)
+        except OSError as e:
+            raise self._unavailable(name, e) from e
+
+    def _write(self, name: str, data: bytes) -> None:
+        try:
+            with (self._base / name).open("r+b", buffering=0) as file:
+                file.write(data)
+        except OSError as e:
+            raise self._unavailable(name, e) from e
+
+    def _unavailable(self, name: str, e: OSError) -> DeviceUnavailable:
+        hint = ""
+        if name == "quote" and e.errno == errno.EACCES:
+            hint = ": Gramine reports this when the host's AESM or quoting enclave fails; is aesmd running there?"
+        return DeviceUnavailable(f"{self._base / name}: {e.strerror}{hint}")
+
+
+def _read_all(descriptor: int, limit: int) -> bytes:
+    """Read to the end, but never more than one byte over the limit: what is larger is refused by the parser."""
+    data = b""
+    while len(data) <= limit and (piece := os.read(descriptor, limit + 1 - len(data))):
+        data += piece
+    return data
