@@ -107,7 +107,7 @@ async def activate(
     marble_type: str,
     uuid: str | None = None,
     *,
-    timeout: float = 10.0,
+    within: float = 10.0,
 ) -> Parameters:
     """One Activate call on a connection of its own; raises grpclib.GRPCError with the Coordinator's answer."""
     request = ActivationRequest(
@@ -115,5 +115,5 @@ async def activate(
     )
     async with Channel(host, port, ssl=credentials.tls()) as channel:
         method = UnaryUnaryMethod(channel, "/rpc.Marble/Activate", ActivationRequest, ActivationResponse)
-        response: ActivationResponse = await method(request, timeout=timeout)
+        response: ActivationResponse = await method(request, timeout=within)
     return response.parameters

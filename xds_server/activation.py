@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rules of an activation that need neither clock nor network: who asks, for what, and what the answer holds.
+
+`Coordinator.activate` calls them in the order of the protocol: type and package, quote, budget, UUID, request, answer.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid as uuids
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from manifests.model import Manifest, Marble, Package
+from sds.attestation.claims import Claims, SgxClaims
+from sds.ca import CertificateAuthority, pem_of
+from sds.material import Identity
+from xds_server.errors import InvalidUuid, VerificationFailed
+from xds_server.http_json import encode
+
+ROOT_CA = "MARBLE_PREDEFINED_ROOT_CA"
+CHAIN = "MARBLE_PREDEFINED_MARBLE_CERTIFICATE_CHAIN"
+PRIVATE_KEY = "MARBLE_PREDEFINED_PRIVATE_KEY"
+COORDINATOR_ROOT_CA = "MARBLE_PREDEFINED_COORDINATOR_ROOT_CA"
+TTLS_CONFIG = "MARBLE_TTLS_CONFIG"
+
+_HEX32 = re.compile(r"[0-9a-fA-F]{32}")
+_DASHED = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_MAX_SHOWN = 80
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationAsk:
+    """What a Marble sent. `certificate_der` is its TLS client certificate, whose key it proved to hold."""
+
+    quote: bytes = field(repr=False)
+    csr: bytes = field(repr=False)
+    marble_type: str
+    uuid: str
+    certificate_der: bytes | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What an activated Marble receives; `env` holds its private key."""
+
+    files: Mapping[str, bytes] = field(repr=False)
+    env: Mapping[str, bytes] = field(repr=False)
+    argv: tuple[str, ...]
+
+
+def find_marble(manifest: Manifest, marble_type: str) -> tuple[Marble, Package]:
+    """The manifest's entries for a type; raises VerificationFailed."""
+    marble = manifest.marbles.get(marble_type)
+    if marble is None:
+        raise VerificationFailed("unknown marble type requested", "unknown_marble_type")
+    package = manifest.packages.get(marble.package)
+    if package is None:
+        raise VerificationFailed(f'undefined package "{marble.package}"', "undefined_package")
+    return marble, package
+
+
+def check_budget(marble_type: str, marble: Marble, activations: int) -> None:
+    """MaxActivations counts per type, restarts included; 0 is no limit."""
+    if 0 < marble.max_activations <= activations:
+        raise VerificationFailed(
+            f'reached max activations count ({marble.max_activations}) for marble type "{marble_type}"',
+            "max_activations",
+        )
+
+
+def normalise_uuid(text: str) -> str:
+    """The lower-case 36-character form of a UUID given as that, as 32 hex digits, in braces or as `urn:uuid:`.
+
+    The nil UUID is refused: to MarbleRun it means "shared", so an instance that bears it would be everybody.
+    """
+    body = text
+    if len(text) == 45 and text[:9].lower() == "urn:uuid:":
+        body = text[9:]
+    elif len(text) == 38 and text[0] == "{" and text[-1] == "}":
+        body = text[1:-1]
+    if not (_DASHED.fullmatch(body) or (body is text and _HEX32.fullmatch(body))):
+        raise InvalidUuid(
+            f"{text[:_MAX_SHOWN]!r} is none of the accepted forms, expected xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx"
+        )
+    value = uuids.UUID(body)
+    if value.int == 0:
+        raise InvalidUuid("the nil UUID names no instance: send a random one")
+    return str(value)
+
+
+def certified_claims(claims: Claims, fingerprint: str) -> dict[str, object]:
+    """What the leaf says about the attestation behind it; `fingerprint` is the manifest's."""
+    common: dict[str, object] = {
+        "tee": claims.tee.value,
+        "measurement": claims.measurement.hex(),
+        "tcbStatus": claims.tcb_status,
+        "advisories": list(claims.advisories),
+        "fmspc": claims.fmspc.hex(),
+        "debug": claims.debug,
+        "manifest": fingerprint,
+        "simulated": claims.simulated,
+    }
+    if isinstance(claims, SgxClaims):
+        return common | {
+            "signer": claims.mrsigner.hex(),
+            "productId": claims.isv_prod_id,
+            "svn": claims.isv_svn,
+        }
+    return common | {
+        "rtmr": [register.hex() for register in claims.rtmr],
+        "mrConfigId": claims.mrconfigid.hex(),
+        "mrOwner": claims.mrowner.hex(),
+        "mrOwnerConfig": claims.mrownerconfig.hex(),
+        "mrSeam": claims.mrseam.hex(),
+    }
+
+
+def make_grant(manifest: Manifest, marble: Marble, ca: CertificateAuthority, identity: Identity) -> Grant:
+    """Files, environment and arguments; the predefined variables overwrite what the manifest says under their names."""
+    parameters = marble.parameters
+    env = {name: value.data for name, value in parameters.env.items()}
+    if marble.tls:
+        env[TTLS_CONFIG] = ttls_config(manifest, marble, ca, identity)
+    env[ROOT_CA] = pem_of(ca.marble_root)
+    env[CHAIN] = identity.chain
+    env[PRIVATE_KEY] = identity.key.pem
+    env[COORDINATOR_ROOT_CA] = pem_of(ca.root)
+    return Grant({name: value.data for name, value in parameters.files.items()}, env, parameters.argv)
+
+
+def ttls_config(manifest: Manifest, marble: Marble, ca: CertificateAuthority, identity: Identity) -> bytes:
+    """Which connections an EdgelessRT runtime wraps in TLS itself: compact JSON, keys sorted, as it reads it.
+
+    Our own worker ignores the variable: it receives the same tags as xDS resources.
+    """
+    credentials: dict[str, object] = {
+        "cacrt": pem_of(ca.marble_root).decode("ascii"),
+        "clicrt": identity.leaf.public_bytes(Encoding.PEM).decode("ascii"),
+        "clikey": identity.key.pem.decode("ascii"),
+    }
+    incoming: dict[str, object] = {}
+    outgoing: dict[str, object] = {}
+    for tag in (manifest.tls[name] for name in marble.tls):
+        incoming |= {f"*:{entry.port}": _sorted(credentials | {"clientAuth": True}) for entry in tag.incoming}
+        outgoing |= {f"{entry.addr}:{entry.port}": credentials for entry in tag.outgoing}
+    tls = {"Incoming": _sorted(incoming), "Outgoing": _sorted(outgoing)}
+    return encode({"tls": tls}).rstrip(b"\n")
+
+
+def _sorted(members: dict[str, object]) -> dict[str, object]:
+    return dict(sorted(members.items()))

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TLS in front of an asyncio protocol, by pyOpenSSL: the port.
+
+    TCP transport ⇄ tls_connection.Connection ⇄ OpenSSL ⇄ TlsTransport ⇄ inner protocol
+
+`TlsFront` accepts, counts and limits, and picks the certificate at every handshake. The inner protocol (aiohttp's or
+the Marble API's) is made only after a finished handshake, so nothing above this file ever meets an unencrypted peer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+from OpenSSL import SSL
+
+from xds_server.tls_connection import Connection, InnerFactory, Refused, TlsFrontConfig, TlsTransport
+from xds_server.tls_context import CredentialProvider, ServerCredential, make_context
+
+__all__ = ["TlsFront", "TlsFrontConfig", "TlsTransport"]
+
+
+class TlsFront:
+    """One TLS port. `refused` hears of every connection that never got to the inner protocol."""
+
+    def __init__(
+        self, config: TlsFrontConfig, credential: CredentialProvider, inner: InnerFactory, refused: Refused
+    ) -> None:
+        self.config = config
+        self.inner = inner
+        self.refused = refused
+        self.handshakes = 0
+        self._credential = credential
+        self._context: tuple[ServerCredential, SSL.Context] | None = None
+        self._connections: set[Connection] = set()
+        self._server: asyncio.Server | None = None
+
+    @property
+    def connections(self) -> int:
+        """Open connections, handshakes included."""
+        return len(self._connections)
+
+    async def start(self, listener: socket.socket) -> None:
+        """Accept on a bound socket."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: Connection(self), sock=listener)
+
+    def stop_accepting(self) -> None:
+        """Accept no more; connections live on."""
+        if self._server is not None:
+            self._server.close()
+
+    async def stop(self, grace: float = 5.0) -> None:
+        """Accept no more, wait up to `grace` seconds until the inner protocols have closed, then cut the rest."""
+        self.stop_accepting()
+        if self._connections and grace > 0:
+            await asyncio.wait([connection.lost for connection in self._connections], timeout=grace)
+        for connection in tuple(self._connections):
+            connection.abort("")
+
+    def admit(self, connection: Connection) -> str | None:
+        """Count a new connection in; a reason if it is one too many."""
+        if len(self._connections) >= self.config.max_connections:
+            return f"too many connections ({self.config.max_connections})"
+        if self.handshakes >= self.config.max_handshakes:
+            return f"too many handshakes in flight ({self.config.max_handshakes})"
+        self._connections.add(connection)
+        return None
+
+    def shaking(self, change: int) -> None:
+        """A handshake begins (+1) or ends (-1)."""
+        self.handshakes += change
+
+    def forget(self, connection: Connection) -> None:
+        """The connection is gone."""
+        self._connections.discard(connection)
+
+    def context(self) -> SSL.Context | None:
+        """The context of the certificate that is current *now*; None while there is none."""
+        credential = self._credential()
+        if credential is None:
+            return None
+        if self._context is None or self._context[0] is not credential:
+            context = make_context(
+                credential,
+                require_client_certificate=self.config.require_client_certificate,
+                alpn=self.config.alpn,
+            )
+            self._context = (credential, context)
+        return self._context[1]
