@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from marblemesh.demo.errors import CheckFailedError
 
-REQUEST = b"GET /api/leaderboard HTTP/1.1\r\nHost: stranger\r\nConnection: close\r\n\r\n"
+REQUEST = b"GET / HTTP/1.1\r\nHost: stranger\r\nConnection: close\r\n\r\n"
 # Longer than a worker waits for a handshake; a door that neither answers nor closes is an answer, too: not refused.
 TIMEOUT = 15.0
 # A refusal may come as a TLS alert: type 21, version, two bytes of length, level, description (RFC 8446, 5.1 and 6).

@@ -128,12 +128,16 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """The demo's processes on given ports and paths. `base_env` is what every process inherits."""
+    """The demo's processes on given ports and paths.
+
+    `base_env` is what every process inherits; `manifest_fingerprint` (hex) what the workers insist on.
+    """
 
     ports: Ports
     paths: Paths
     python: str
     base_env: Mapping[str, str]
+    manifest_fingerprint: str
 
     def coordinator(self) -> Command:
         p = self.ports
@@ -162,6 +166,7 @@ class Topology:
             "EDG_MARBLE_RUN_DIR": str(self.paths.marble(marble)),
             "EDG_MARBLE_ADMIN_ADDR": f"{HOST}:{p.admin(marble)}",
             "EDG_MARBLE_ERA_CONFIG": str(self.paths.era_config),
+            "EDG_MARBLE_MANIFEST_FINGERPRINT": self.manifest_fingerprint,
             "EDG_MARBLE_SIMULATION": "1",
             "EDG_SIMULATED_PLATFORM_DIR": str(self.paths.platform),
             "EDG_SIMULATED_ENCLAVE": json.dumps(simulated_enclave(marble)),

@@ -30,7 +30,7 @@ EXAMPLE = (files("manifests") / "examples/emojivoto.json").read_text()
 
 @pytest.fixture
 def topology() -> Topology:
-    return Topology(PORTS, Paths(Path("/s")), "/usr/bin/python3", {"PATH": "/bin"})
+    return Topology(PORTS, Paths(Path("/s")), "/usr/bin/python3", {"PATH": "/bin"}, "f" * 64)
 
 
 def test_the_example_ports_stand_in_the_example_and_nowhere_in_the_demos_manifest() -> None:
