@@ -15,7 +15,7 @@ from typing import Any
 
 from sds.attestation.claims import Claims, SgxClaims, TdxClaims
 from sds.attestation.errors import Untrusted
-from sds.attestation.quote import Quote, is_debug
+from sds.attestation.quote import Quote
 from sds.attestation.tee import Tee
 
 
@@ -58,7 +58,7 @@ def _sgx(quote: Quote, common: Mapping[str, Any]) -> SgxClaims:
         misc_select=int.from_bytes(body[16:20], "little"),
         isv_ext_prod_id=body[32:48],
         attributes=body[48:64],
-        debug=is_debug(quote),
+        debug=quote.debug,
         mrenclave=body[64:96],
         mrsigner=body[128:160],
         config_id=body[192:256],
@@ -66,7 +66,7 @@ def _sgx(quote: Quote, common: Mapping[str, Any]) -> SgxClaims:
         isv_svn=version,
         config_svn=config_version,
         isv_family_id=body[304:320],
-        report_data=body[320:384],
+        report_data=quote.report_data,
     )
 
 
@@ -78,14 +78,14 @@ def _tdx(quote: Quote, common: Mapping[str, Any]) -> TdxClaims:
         mrseam=body[16:64],
         mrsignerseam=body[64:112],
         td_attributes=body[120:128],
-        debug=is_debug(quote),
+        debug=quote.debug,
         xfam=body[128:136],
         mrtd=body[136:184],
         mrconfigid=body[184:232],
         mrowner=body[232:280],
         mrownerconfig=body[280:328],
         rtmr=(body[328:376], body[376:424], body[424:472], body[472:520]),
-        report_data=body[520:584],
+        report_data=quote.report_data,
         mrservicetd=body[600:648] if len(body) >= 648 else None,
     )
 

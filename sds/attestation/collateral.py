@@ -7,19 +7,34 @@ check serves only to find, name and date them.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Literal, Protocol, Self
 
 import dcap_qvl
 from cryptography import x509
 
-from sds.attestation.errors import Malformed, Unsupported
+from sds.attestation.errors import CollateralUnavailable, Malformed, Unsupported
 from sds.attestation.evidence import Evidence, Tee
 
 # The two real sets are 14 and 16 KB. TCB info grows with every recovery event, CRLs with every revoked platform.
 MAX_COLLATERAL = 1024 * 1024
+
+_PARTS = (
+    "pck_crl_issuer_chain",
+    "root_ca_crl",
+    "pck_crl",
+    "tcb_info_issuer_chain",
+    "tcb_info",
+    "tcb_info_signature",
+    "qe_identity_issuer_chain",
+    "qe_identity",
+    "qe_identity_signature",
+)
 
 CaName = Literal["processor", "platform"]
 
@@ -64,6 +79,7 @@ class Collateral:
     qvl: dcap_qvl.QuoteCollateralV3 = field(repr=False, compare=False)
     tcb_info: SignedDocument
     qe_identity: SignedDocument
+    tee: Tee
     fmspc: bytes
     pce_id: bytes
     crls: tuple[x509.CertificateRevocationList, ...] = field(repr=False)
@@ -86,15 +102,19 @@ class Collateral:
     def of(cls, qvl: dcap_qvl.QuoteCollateralV3) -> Self:
         """Wrap a set that is already in dcap-qvl's form.
 
+        A PCK chain that came with it is dropped: dcap-qvl would prefer it to the one in the quote, whose certificates
+        are the ones that have been looked at.
+
         :raises Malformed: if a document inside it cannot be read.
         """
         try:
             tcb_info = json.loads(qvl.tcb_info)
             qe_identity = json.loads(qvl.qe_identity)
             return cls(
-                qvl=qvl,
+                qvl=dcap_qvl.QuoteCollateralV3(*(getattr(qvl, part) for part in _PARTS)),
                 tcb_info=_document("TCB info", tcb_info),
                 qe_identity=_document("QE identity", qe_identity),
+                tee=Tee(str(tcb_info["id"]).lower()),
                 fmspc=bytes.fromhex(tcb_info["fmspc"]),
                 pce_id=bytes.fromhex(tcb_info["pceId"]),
                 crls=tuple(x509.load_der_x509_crl(der) for der in (qvl.root_ca_crl, qvl.pck_crl)),
@@ -115,6 +135,41 @@ class Collateral:
         dates = [self.tcb_info.next_update, self.qe_identity.next_update]
         dates += [crl.next_update_utc for crl in self.crls if crl.next_update_utc is not None]
         return min(dates)
+
+
+class DirectoryCollateral:
+    """Collateral from files ``<fmspc>-<ca>-<tee>.json`` (hex in lower case), which somebody else keeps up to date.
+
+    A file is read again when it changes. Replace it by a rename, or a reader may see half of it (and refuse it).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read: dict[CollateralKey, tuple[tuple[int, ...], Collateral]] = {}
+
+    async def get(self, key: CollateralKey) -> Collateral:
+        """See :class:`CollateralSource`."""
+        return await asyncio.to_thread(self._load, key)
+
+    def _load(self, key: CollateralKey) -> Collateral:
+        path = self._path / f"{key}.json"
+        try:
+            with path.open("rb") as file:
+                stat = os.fstat(file.fileno())
+                version = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+                if (known := self._read.get(key)) and known[0] == version:
+                    return known[1]
+                text = file.read(MAX_COLLATERAL + 1)
+        except FileNotFoundError as e:
+            raise CollateralUnavailable(f"collateral: no file {path} for this kind of platform") from e
+        except OSError as e:
+            raise CollateralUnavailable(f"collateral: {path}: {e.strerror}") from e
+        try:
+            collateral = Collateral.from_json(text)
+        except Malformed as e:
+            raise Malformed(f"{path}: {e}") from e
+        self._read[key] = (version, collateral)
+        return collateral
 
 
 def collateral_key(evidence: Evidence) -> CollateralKey:

@@ -91,6 +91,12 @@ class DeviceUnavailable(AttestationError):
     reason = "device_unavailable"
 
 
+class CoordinatorUnavailable(AttestationError):
+    """The Coordinator could not be asked for its statement, or did not answer as one does. Retry later."""
+
+    reason = "coordinator_unavailable"
+
+
 class CollateralUnavailable(AttestationError):
     """What is needed to judge the platform (TCB info, QE identity, CRLs) could not be had. Retry later."""
 

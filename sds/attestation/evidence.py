@@ -21,6 +21,9 @@ __all__ = ["Evidence", "Tee"]
 _OE_HEADER = struct.Struct("<IIQ")
 _OE_VERSION, _OE_REMOTE_REPORT = 1, 2
 
+# The largest form in which evidence travels.
+MAX_EVIDENCE = MAX_QUOTE + _OE_HEADER.size
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
@@ -36,7 +39,7 @@ class Evidence:
         :raises Malformed: if it is too large, cut short, or followed by anything but zero padding.
         :raises Unsupported: if it is well formed, but of a version, key type or TEE that cannot be verified.
         """
-        if len(blob) > MAX_QUOTE + _OE_HEADER.size:
+        if len(blob) > MAX_EVIDENCE:
             raise Malformed(f"quote size: {len(blob)} bytes, at most {MAX_QUOTE} are accepted")
         parsed = Quote.parse(_without_oe_header(bytes(blob)))
         return cls(parsed.tee, parsed.raw)

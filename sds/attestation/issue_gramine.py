@@ -1,23 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """SGX quotes from Gramine's pseudo files (gramine/libos, "Attestation and secret provisioning").
 
-Writing ``user_report_data`` and reading ``quote`` are two steps on files that belong to the whole process, so they happen
-under a lock; and since nothing else in the process is bound by our lock, the quote that comes back is checked to carry
-what was asked for.
+Writing ``user_report_data`` and reading ``quote`` are two steps on files that belong to the whole process, so they
+happen under a lock; and since nothing else in the process is bound by our lock, the quote that comes back is checked to
+carry what was asked for.
 """
 
 from __future__ import annotations
 
 import errno
-import hmac
-import os
 import threading
 from pathlib import Path
 
-from sds.attestation.errors import DeviceUnavailable, Malformed, Unsupported
+from sds.attestation.errors import DeviceUnavailable
 from sds.attestation.evidence import Evidence
-from sds.attestation.quote import MAX_QUOTE, SGX_REPORT_DATA
-from sds.attestation.report_data import REPORT_DATA_SIZE
+from sds.attestation.issuer import check_answer, check_request, read_device
+from sds.attestation.quote import MAX_QUOTE
 from sds.attestation.tee import Tee
 
 GRAMINE_DEVICE = Path("/dev/attestation")
@@ -38,8 +36,7 @@ class GramineIssuer:
 
     def issue(self, report_data: bytes) -> Evidence:
         """See :class:`sds.attestation.issuer.Issuer`."""
-        if len(report_data) != REPORT_DATA_SIZE:
-            raise ValueError(f"report data must be {REPORT_DATA_SIZE} bytes, got {len(report_data)}")
+        check_request(report_data)
         with _LOCK:
             kind = self._read("attestation_type", 64).strip()
             if kind != b"dcap":
@@ -49,21 +46,11 @@ class GramineIssuer:
                 )
             self._write("user_report_data", report_data)
             quote = self._read("quote", MAX_QUOTE)
-        try:
-            evidence = Evidence.parse(quote)
-        except (Malformed, Unsupported) as e:
-            raise DeviceUnavailable(f"{self._base / 'quote'}: {e}") from e
-        if evidence.tee is not Tee.SGX or not hmac.compare_digest(evidence.quote[SGX_REPORT_DATA], report_data):
-            raise DeviceUnavailable(
-                f"{self._base / 'quote'}: the quote does not carry the report data that was asked for;"
-                " does something else in this process write user_report_data?"
-            )
-        return evidence
+        return check_answer(quote, Tee.SGX, report_data, self._base / "quote")
 
     def _read(self, name: str, limit: int) -> bytes:
         try:
-            with (self._base / name).open("rb", buffering=0) as file:
-                return _read_all(file.fileno(), limit)
+            return read_device(self._base / name, limit)
         except OSError as e:
             raise self._unavailable(name, e) from e
 
@@ -79,11 +66,3 @@ class GramineIssuer:
         if name == "quote" and e.errno == errno.EACCES:
             hint = ": Gramine reports this when the host's AESM or quoting enclave fails; is aesmd running there?"
         return DeviceUnavailable(f"{self._base / name}: {e.strerror}{hint}")
-
-
-def _read_all(descriptor: int, limit: int) -> bytes:
-    """Read to the end, but never more than one byte over the limit: what is larger is refused by the parser."""
-    data = b""
-    while len(data) <= limit and (piece := os.read(descriptor, limit + 1 - len(data))):
-        data += piece
-    return data

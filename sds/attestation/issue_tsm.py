@@ -8,18 +8,16 @@ A request is a directory: make it, and its attributes are there; write ``inblob`
 from __future__ import annotations
 
 import errno
-import hmac
-import os
 import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from sds.attestation.errors import DeviceUnavailable, Malformed, Unsupported
+from sds.attestation.errors import DeviceUnavailable
 from sds.attestation.evidence import Evidence
-from sds.attestation.quote import MAX_QUOTE, td_report_data
-from sds.attestation.report_data import REPORT_DATA_SIZE
+from sds.attestation.issuer import check_answer, check_request, read_device
+from sds.attestation.quote import MAX_QUOTE
 from sds.attestation.tee import Tee
 
 TSM_REPORT = Path("/sys/kernel/config/tsm/report")
@@ -51,11 +49,7 @@ class ConfigFs:
         path.rmdir()
 
     def read(self, path: Path, limit: int) -> bytes:
-        with path.open("rb", buffering=0) as file:
-            data = b""
-            while len(data) <= limit and (piece := os.read(file.fileno(), limit + 1 - len(data))):
-                data += piece
-            return data
+        return read_device(path, limit)
 
     def write(self, path: Path, data: bytes) -> None:
         with path.open("r+b", buffering=0) as file:
@@ -79,8 +73,7 @@ class TsmIssuer:
 
     def issue(self, report_data: bytes) -> Evidence:
         """See :class:`sds.attestation.issuer.Issuer`."""
-        if len(report_data) != REPORT_DATA_SIZE:
-            raise ValueError(f"report data must be {REPORT_DATA_SIZE} bytes, got {len(report_data)}")
+        check_request(report_data)
         request = self._base / f"marblemesh-{secrets.token_hex(8)}"
         try:
             self._files.mkdir(request)
@@ -90,13 +83,7 @@ class TsmIssuer:
                 self._files.rmdir(request)
         except OSError as e:
             raise DeviceUnavailable(f"{e.filename or request}: {e.strerror}{_hint(e)}") from e
-        try:
-            evidence = Evidence.parse(quote)
-        except (Malformed, Unsupported) as e:
-            raise DeviceUnavailable(f"{self._base}: {e}") from e
-        if evidence.tee is not Tee.TDX or not hmac.compare_digest(td_report_data(evidence.quote), report_data):
-            raise DeviceUnavailable(f"{self._base}: the quote does not carry the report data that was asked for")
-        return evidence
+        return check_answer(quote, Tee.TDX, report_data, self._base)
 
     def _request(self, request: Path, report_data: bytes) -> bytes:
         provider = self._files.read(request / "provider", 64).decode("ascii", "replace").strip()

@@ -35,10 +35,6 @@ SGX_BODY_SIZE = 384
 # Body types of a v5 quote and their sizes: TD report 1.0, 1.5, and 1.5 with what a migration leaves behind.
 TD_BODY_SIZES = {2: 584, 3: 648, 4: 885}
 
-# Where REPORTDATA lies in an SGX v3 quote: the last 64 bytes of the body.
-SGX_REPORT_DATA = slice(HEADER_SIZE + 320, HEADER_SIZE + 384)
-_TD_REPORT_DATA = 520
-
 MAX_CERTIFICATES = 8
 
 _INTEL_QE = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")
@@ -92,16 +88,15 @@ class Quote:
             raise Malformed(f"quote size: {size} bytes, at most {MAX_QUOTE} are accepted")
         return cls(tee, version, data[:size], body, _pck_chain(signature, version))
 
+    @property
+    def report_data(self) -> bytes:
+        """64 bytes, wherever this kind of body has them."""
+        return self.body[320:384] if self.tee is Tee.SGX else self.body[520:584]
 
-def td_report_data(quote: bytes) -> bytes:
-    """REPORTDATA of a parsed TDX quote; a v5 header has six bytes more."""
-    start = HEADER_SIZE + (6 if quote[0] == 5 else 0) + _TD_REPORT_DATA
-    return quote[start : start + 64]
-
-
-def is_debug(quote: Quote) -> bool:
-    """Bit 1 of an enclave's ATTRIBUTES, bit 0 of a trust domain's TDATTRIBUTES."""
-    return bool(quote.body[48] & 0x02) if quote.tee is Tee.SGX else bool(quote.body[120] & 0x01)
+    @property
+    def debug(self) -> bool:
+        """Bit 1 of an enclave's ATTRIBUTES, bit 0 of a trust domain's TDATTRIBUTES."""
+        return bool(self.body[48] & 0x02) if self.tee is Tee.SGX else bool(self.body[120] & 0x01)
 
 
 def refuse_debug(quote: Quote) -> None:
@@ -109,7 +104,7 @@ def refuse_debug(quote: Quote) -> None:
 
     :raises PolicyViolation: if the flag is set.
     """
-    if is_debug(quote):
+    if quote.debug:
         raise PolicyViolation([Mismatch("debug", "false", "true (a debug enclave keeps no secrets; build it without)")])
 
 

@@ -4,9 +4,9 @@
 The TEE signs these bytes together with the measurement, so they are what ties evidence to one certificate. Both formats
 are MarbleRun's: SHA-256 in the first half, zeros in the second.
 
-A quote for one purpose cannot serve the other: the first hashes a Marble's TLS certificate, the second the
-Coordinator's root certificate followed by the nonce. A nonce is at most 64 bytes, shorter than any certificate, so no
-choice of it turns one DER certificate into another.
+A quote for one purpose does not serve the other, whatever nonce a stranger chooses: the first hashes a certificate, the
+second a certificate followed by the nonce, and a DER certificate is never the beginning of another one, since it states
+its own length. Only the Coordinator's quote without nonce could pass as a Marble's, for whoever holds the root's key.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from sds.attestation.errors import BindingMismatch
 
 REPORT_DATA_SIZE = 64
 
-# SHA-256 of a longer nonce gains nothing, and the nonce comes from a URL of strangers.
-MAX_NONCE = 64
+# It comes from the URL of a stranger. 32 random bytes are all that anybody needs, but some put a sentence there.
+MAX_NONCE = 1024
 
 
 def marble_report_data(tls_certificate_der: bytes) -> bytes:
@@ -31,7 +31,7 @@ def marble_report_data(tls_certificate_der: bytes) -> bytes:
 def coordinator_report_data(root_certificate_der: bytes, nonce: bytes = b"") -> bytes:
     """What the Coordinator's quote binds: its root certificate and, when asked with one, the asker's nonce.
 
-    :raises ValueError: if the nonce is longer than 64 bytes.
+    :raises ValueError: if the nonce is longer than 1 KiB.
     """
     if len(nonce) > MAX_NONCE:
         raise ValueError(f"nonce of {len(nonce)} bytes, at most {MAX_NONCE} are allowed")

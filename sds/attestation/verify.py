@@ -20,27 +20,30 @@ import re
 import ssl
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NoReturn, Self
 
 import dcap_qvl
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.oid import NameOID
 
 from sds.attestation.body import PlatformFacts, read_claims
+from sds.attestation.chain import (
+    PCK_ISSUERS,
+    PCK_LEAF,
+    TCB_SIGNER,
+    describe,
+    must_be_in_date,
+    must_have_role,
+    must_issue,
+    must_not_be_revoked,
+    public_key,
+)
 from sds.attestation.claims import Claims
 from sds.attestation.collateral import Collateral
 from sds.attestation.errors import Expired, Malformed, TcbRejected, Untrusted
 from sds.attestation.evidence import Evidence
 from sds.attestation.intel_root import INTEL_SGX_ROOT_CA
 from sds.attestation.quote import Quote, read_chain, refuse_debug
-
-_TCB_SIGNER = "Intel SGX TCB Signing"
-_PCK_LEAF = "Intel SGX PCK Certificate"
-_PCK_ISSUERS = ("Intel SGX PCK Platform CA", "Intel SGX PCK Processor CA")
 
 # One entry per chain of collateral signers: in practice one, two while Intel renews its certificate.
 _MAX_KNOWN_CHAINS = 16
@@ -55,13 +58,6 @@ _STATUS_REVOKED = re.compile(r"TCB status is invalid: Revoked|status.{0,20}Revok
 _NO_LEVEL = re.compile(r"No matching TCB level|below (the )?minimum required|No matching.{0,40}level", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class _Root:
-    certificate: x509.Certificate
-    der: bytes
-    spki: bytes
-
-
 class DcapVerifier:
     """Verifies SGX v3 and TDX v4/v5 quotes under one pinned root.
 
@@ -74,23 +70,18 @@ class DcapVerifier:
         :raises Malformed: if it is no certificate.
         """
         try:
-            certificate = x509.load_der_x509_certificate(root_der)
+            self._root = x509.load_der_x509_certificate(root_der)
         except ValueError as e:
             raise Malformed(f"attestation root: not a DER certificate: {e}") from e
         self.simulated = simulated
-        self._root = _Root(certificate, bytes(root_der), _spki(certificate))
-        self._qvl = dcap_qvl.QuoteVerifier(self._root.der)
-        self._known_signers: OrderedDict[str, None] = OrderedDict()
+        self._qvl = dcap_qvl.QuoteVerifier(bytes(root_der))
+        # By the chain's text: reading it and checking two signatures costs a quarter of a verification.
+        self._signers: OrderedDict[str, x509.Certificate] = OrderedDict()
 
     @classmethod
     def intel(cls) -> Self:
         """The verifier for real hardware: Intel's root, which is part of this package."""
         return cls(ssl.PEM_cert_to_DER_cert(INTEL_SGX_ROOT_CA))
-
-    @property
-    def root_name(self) -> str:
-        """The root's subject, for messages."""
-        return self._root.certificate.subject.rfc4514_string()
 
     def check_chain(self, evidence: Evidence) -> Quote:
         """Check, before any collateral is fetched for it, that the quote's PCK chain is signed by the pinned root.
@@ -104,26 +95,11 @@ class DcapVerifier:
         quote = Quote.parse(evidence.quote)
         if quote.tee is not evidence.tee:
             raise Malformed(f"quote TEE: {quote.tee.value}, but it was handed over as {evidence.tee.value}")
-        chain = list(quote.pck_chain)
-        if chain[-1].issuer == chain[-1].subject:
-            if _spki(chain[-1]) != self._root.spki:
-                raise Untrusted(
-                    f"PCK certificate chain: its root is {chain[-1].subject.rfc4514_string()!r}"
-                    f" with another key than the pinned {self.root_name!r}"
-                    + (
-                        ""
-                        if self.simulated
-                        else " (simulated evidence is only accepted where simulation is switched on)"
-                    )
-                )
-            chain.pop()
-        if len(chain) != 2:
-            raise Untrusted(f"PCK certificate chain: {len(chain)} certificates below the root, expected 2")
-        leaf, authority = chain
-        if _common_name(leaf) != _PCK_LEAF or _common_name(authority) not in _PCK_ISSUERS:
-            raise Untrusted(f"PCK certificate: {_common_name(leaf)!r} issued by {_common_name(authority)!r}")
-        _must_issue(authority, leaf, "PCK certificate")
-        _must_issue(self._root.certificate, authority, "PCK certificate authority")
+        leaf, authority = self._below_root(quote)
+        must_have_role(leaf, [PCK_LEAF], "PCK certificate")
+        must_have_role(authority, PCK_ISSUERS, "PCK certificate authority")
+        must_issue(authority, leaf, "PCK certificate")
+        must_issue(self._root, authority, "PCK certificate authority")
         return quote
 
     def verify(self, evidence: Evidence, collateral: Collateral, now: datetime) -> Claims:
@@ -141,9 +117,13 @@ class DcapVerifier:
             raise ValueError("verify needs an aware time")
         quote = self.check_chain(evidence)
         refuse_debug(quote)
-        _check_dates(collateral, now)
-        self._check_signer(collateral.qvl.tcb_info_issuer_chain, "TCB info signer")
-        self._check_signer(collateral.qvl.qe_identity_issuer_chain, "QE identity signer")
+        _check_documents(evidence, collateral, now)
+        certificates = dict(zip(("PCK certificate", "PCK certificate authority"), quote.pck_chain, strict=False))
+        certificates["TCB info signer"] = self._signer(collateral.qvl.tcb_info_issuer_chain, "TCB info signer")
+        certificates["QE identity signer"] = self._signer(collateral.qvl.qe_identity_issuer_chain, "QE identity signer")
+        for what, certificate in certificates.items():
+            must_be_in_date(certificate, now, what)
+            must_not_be_revoked(certificate, collateral.crls, what)
         policy = dcap_qvl.QuotePolicy.claims_only(int(now.timestamp()))
         try:
             claims = self._qvl.verify_with_policy(evidence.quote, collateral.qvl, int(now.timestamp()), policy)
@@ -162,22 +142,37 @@ class DcapVerifier:
             )
         return read_claims(quote, facts)
 
-    def _check_signer(self, chain_pem: str, what: str) -> None:
-        """Who may sign collateral: a role that dcap-qvl does not look at. Dates and revocation it does check."""
-        if chain_pem in self._known_signers:
-            self._known_signers.move_to_end(chain_pem)
-            return
+    def _below_root(self, quote: Quote) -> tuple[x509.Certificate, x509.Certificate]:
+        """PCK certificate and its issuer. The root may come along; then it must be the pinned one, by key."""
+        *chain, last = quote.pck_chain
+        if last.issuer != last.subject:
+            chain.append(last)
+        elif public_key(last) != public_key(self._root):
+            hint = "" if self.simulated else "; simulated evidence is only accepted where simulation is switched on"
+            raise Untrusted(
+                f"PCK certificate chain: its root is {describe(last)}, pinned is {describe(self._root)}{hint}"
+            )
+        if len(chain) != 2:
+            raise Untrusted(f"PCK certificate chain: {len(chain)} certificates below the root, expected 2")
+        return chain[0], chain[1]
+
+    def _signer(self, chain_pem: str, what: str) -> x509.Certificate:
+        """Who signed this collateral; its role is what dcap-qvl does not look at."""
+        if known := self._signers.get(chain_pem):
+            return known
         signer = read_chain(chain_pem.encode(), what)[0]
-        if _common_name(signer) != _TCB_SIGNER:
-            raise Untrusted(f"{what}: certificate is {_common_name(signer)!r}, expected {_TCB_SIGNER!r}")
-        _must_issue(self._root.certificate, signer, what)
-        self._known_signers[chain_pem] = None
-        if len(self._known_signers) > _MAX_KNOWN_CHAINS:
-            self._known_signers.popitem(last=False)
+        must_have_role(signer, [TCB_SIGNER], what)
+        must_issue(self._root, signer, what)
+        self._signers[chain_pem] = signer
+        if len(self._signers) > _MAX_KNOWN_CHAINS:
+            self._signers.popitem(last=False)
+        return signer
 
 
-def _check_dates(collateral: Collateral, now: datetime) -> None:
-    """The same dates that dcap-qvl checks, with a message that says which document and when."""
+def _check_documents(evidence: Evidence, collateral: Collateral, now: datetime) -> None:
+    """The same that dcap-qvl checks, with a message that says which document and when."""
+    if collateral.tee is not evidence.tee:
+        raise Untrusted(f"TCB info: it is for {collateral.tee.value}, the quote is of {evidence.tee.value}")
     for document in (collateral.tcb_info, collateral.qe_identity):
         if now < document.issued:
             raise Expired(f"{document.name}: issued at {document.issued:%Y-%m-%dT%H:%M:%SZ}, which is in the future")
@@ -219,19 +214,3 @@ def _facts(report: Mapping[str, Any], collateral: Collateral, *, simulated: bool
         collateral_expires=min(datetime.fromtimestamp(expires, UTC), collateral.next_update),
         report=next(iter(report["report"].values())),
     )
-
-
-def _must_issue(issuer: x509.Certificate, certificate: x509.Certificate, what: str) -> None:
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature) as e:
-        raise Untrusted(f"{what}: not issued by {issuer.subject.rfc4514_string()!r}") from e
-
-
-def _common_name(certificate: x509.Certificate) -> str:
-    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(names[0].value) if len(names) == 1 else ""
-
-
-def _spki(certificate: x509.Certificate) -> bytes:
-    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
