@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`marblemesh proxy run [flags] [--] CMD...`: the worker's command line, and the only reader of its environment."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+
+from enclave_proxy import config as settings
+from enclave_proxy.config import Setting, WorkerConfig
+from enclave_proxy.errors import ConfigError, ProxyError
+from enclave_proxy.worker import Worker
+from sds.logs import configure, get_logger
+
+app = typer.Typer(
+    name="proxy", help="The worker in front of an app, inside its TEE.", no_args_is_help=True, add_completion=False
+)
+
+
+def _option(setting: Setting, text: str, metavar: str) -> typer.models.OptionInfo:
+    return typer.Option(f"--{setting.flag}", help=f"{text} [{setting.env}]", metavar=metavar, show_default=False)  # type: ignore[no-any-return]
+
+
+def _switch(setting: Setting, text: str) -> typer.models.OptionInfo:
+    return typer.Option(f"--{setting.flag}", help=f"{text} [{setting.env}]", show_default=False)  # type: ignore[no-any-return]
+
+
+@app.callback()
+def _group() -> None:
+    """Keep `run` a word of its own, so that other verbs can come beside it."""
+
+
+@app.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
+def run(
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="[--] CMD...", help="The app and its arguments.")
+    ] = None,
+    marble_type: Annotated[
+        str | None, _option(settings.MARBLE_TYPE, "This Marble's name in the manifest.", "NAME")
+    ] = None,
+    coordinator_addr: Annotated[
+        str | None, _option(settings.COORDINATOR, "Marble API, localhost:2001.", "HOST:PORT")
+    ] = None,
+    dns_names: Annotated[str | None, _option(settings.DNS_NAMES, "Own names and IPs, localhost.", "NAMES")] = None,
+    uuid_file: Annotated[str | None, _option(settings.UUID_FILE, "Who this instance is, ./uuid.", "FILE")] = None,
+    xds_addr: Annotated[str | None, _option(settings.XDS, "xDS, port 18000 of the Coordinator.", "HOST:PORT")] = None,
+    client_addr: Annotated[
+        str | None, _option(settings.CLIENT_API, "Client API (pins), port 4433.", "HOST:PORT")
+    ] = None,
+    era_config: Annotated[
+        str | None, _option(settings.ERA_CONFIG, "Attest the Coordinator against this.", "FILE")
+    ] = None,
+    manifest_fingerprint: Annotated[
+        str | None, _option(settings.FINGERPRINT, "The manifest it must run.", "HEX")
+    ] = None,
+    advertise: Annotated[str | None, _option(settings.ADVERTISE, "Where peers find this Marble.", "NAME|IP")] = None,
+    run_dir: Annotated[str | None, _option(settings.RUN_DIR, "Where sockets lie.", "DIR")] = None,
+    admin_addr: Annotated[str | None, _option(settings.ADMIN, "127.0.0.1:15090, or off.", "HOST:PORT")] = None,
+    relay: Annotated[str | None, _option(settings.RELAY, "off: a co-located Envoy carries the data.", "on|off")] = None,
+    drain_seconds: Annotated[str | None, _option(settings.DRAIN, "From SIGTERM to SIGKILL, 10.", "SECONDS")] = None,
+    simulation: Annotated[bool, _switch(settings.SIMULATION, "No TEE: quotes prove nothing.")] = False,
+    simulated_platform: Annotated[str | None, _option(settings.SIMULATED_PLATFORM, "Its state.", "DIR")] = None,
+    simulated_enclave: Annotated[str | None, _option(settings.SIMULATED_ENCLAVE, "What to pretend.", "JSON")] = None,
+    platform: Annotated[str | None, _option(settings.PLATFORM, "auto, gramine[:DIR] or tdx[:DIR].", "KIND")] = None,
+    pccs_url: Annotated[str | None, _option(settings.PCCS_URL, "Collateral, to attest the Coordinator.", "URL")] = None,
+    collateral_dir: Annotated[str | None, _option(settings.COLLATERAL_DIR, "The same, from files.", "DIR")] = None,
+    log_format: Annotated[str | None, _option(settings.LOG_FORMAT, "json or text.", "FORMAT")] = None,
+    log_level: Annotated[str | None, _option(settings.LOG_LEVEL, "debug, info, warning or error.", "LEVEL")] = None,
+    debug: Annotated[bool, _switch(settings.DEBUG, "The same as --log-level debug.")] = False,
+) -> None:
+    """Prove this Marble to the Coordinator, start CMD, and carry its traffic in mTLS.
+
+    The app's own program comes from the manifest (Parameters.Argv) if it has one there, else it is CMD. Exits with the
+    app's status (128+n if signal n killed it); 2 for wrong settings, 127 if there is no such program, 1 for the rest.
+    """
+    values = dict(locals())
+    values.pop("command")
+    flags = {name.replace("_", "-"): _text(value) for name, value in values.items() if value}
+    raise typer.Exit(_run(flags, tuple(command or ())))
+
+
+def _text(value: str | bool) -> str:
+    return value if isinstance(value, str) else "on"
+
+
+def _run(flags: dict[str, str], command: tuple[str, ...]) -> int:
+    env = dict(os.environ)
+    try:
+        config = WorkerConfig.load(env, flags, command, cwd=Path.cwd(), runtime_dir=_runtime_dir(env))
+    except ConfigError as error:
+        typer.echo(f"marblemesh proxy: {error}", err=True)
+        return error.exit_code
+    configure(config.log_level, config.log_format, config.simulation)
+    log = get_logger("worker", marble_type=config.marble_type)
+    try:
+        return uvloop.run(Worker(config, env, log).run())
+    except ProxyError as error:
+        log.error("cannot go on", reason=str(error))
+        return error.exit_code
+
+
+def _runtime_dir(env: dict[str, str]) -> Path:
+    """Where run directories lie by default: what the system gives for that, else a directory of the user's own."""
+    if runtime := env.get("XDG_RUNTIME_DIR"):
+        return Path(runtime) / "marblemesh"
+    if os.geteuid() == 0:
+        return Path("/run/marblemesh")
+    return Path(tempfile.gettempdir()) / f"marblemesh-{os.geteuid()}"
+
+
+def main() -> None:
+    """Run, whether called as `marblemesh proxy ...` or as `python -m enclave_proxy ...`."""
+    arguments = sys.argv[2:] if sys.argv[1:2] == ["proxy"] else sys.argv[1:]
+    app(args=arguments, prog_name="marblemesh proxy")
+
+
+if __name__ == "__main__":
+    main()

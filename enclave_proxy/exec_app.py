@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs in the child, between the worker and the app: die with the worker, then become the app.
+
+A file of its own, started by `python -I -S`, and not a function between fork and exec: the worker has threads, and
+Python code after a fork of a threaded process may wait for ever for a lock that no living thread holds. It costs about
+15 ms once. Usage: exec_app.py WORKER_PID PROGRAM ARGV0 [ARG...].
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: list[str]) -> None:
+    """Never returns: becomes the program, or ends with 126 (cannot execute) or 127 (not there)."""
+    worker, program, *argv = arguments
+    # Python ignores SIGPIPE and SIGXFSZ, and an ignored signal stays ignored over exec; apps expect the defaults.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    # The kernel kills us if the worker dies, however it dies. Where prctl does not exist (Gramine), the worker is the
+    # enclave's first process and the enclave ends with it.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != int(worker):  # it died before the call above
+        sys.exit(1)
+    try:
+        os.execv(program, argv)  # noqa: S606 - becoming the app without a shell in between is the point
+    except OSError as error:
+        sys.stderr.write(f"marblemesh: cannot start {program!r}: {error.strerror}\n")
+        sys.exit(127 if isinstance(error, FileNotFoundError) else 126)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What to do with one response of the Coordinator: take it, refuse it with a reason, or take it and wait for the rest.
+
+The rule for the relay: it gets a configuration only when everything that it refers to is there; until then it keeps the
+one that it has. The rule for the answer: a response is refused for what stands in it, never for a neighbour's fault.
+
+    listeners, clusters   cannot be enforced, cannot be bound           NACK, nothing changes
+    secrets               would not be accepted by our own verifier     NACK, the last good one stays
+    secrets, endpoints    fine, but the relay cannot use the whole      ACK, kept, and tried again later
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from structlog.typing import FilteringBoundLogger
+
+from enclave_proxy.bootstrap import Credentials
+from enclave_proxy.errors import MissingReference, ProxyError
+from enclave_proxy.identity_store import IdentityStore
+from enclave_proxy.relay_config import RelayConfig
+from enclave_proxy.route_parts import Local
+from enclave_proxy.routes import Pushed, build
+from sds.discovery_client import DeltaClient, Update
+from sds.material import Identity, MaterialError, TrustBundle
+from sds.resources import BUNDLE_NAME, CLUSTER, ENDPOINT, IDENTITY_NAME, LISTENER, SECRET, read_secret
+from sds.wire.discovery_pb2 import Node
+
+
+class Relaying(Protocol):
+    """The part of the relay that is needed here."""
+
+    async def apply(self, config: RelayConfig) -> None:
+        """Put the whole configuration in force, or raise a ProxyError and change nothing."""
+
+
+@dataclass(slots=True)
+class XdsStatus:
+    """Numbers for metrics and health; nothing here decides anything."""
+
+    connected: bool = False
+    attempts: int = 0
+    updates: Counter[str] = field(default_factory=Counter)  # by short type name
+    nacks: Counter[str] = field(default_factory=Counter)
+    reactivations: int = 0
+    last_nack: str = ""
+    last_error: str = ""
+
+
+class Session:
+    """Subscriptions, accepted resources and the relay's configuration. Outlives any one stream."""
+
+    def __init__(
+        self,
+        node: Node,
+        store: IdentityStore,
+        relay: Relaying | None,
+        local: Local,
+        now: Callable[[], datetime],
+        log: FilteringBoundLogger,
+    ) -> None:
+        self.client = DeltaClient(node)
+        self.status = XdsStatus()
+        self.pushed = Pushed(local, secrets=_secrets(store.credentials))
+        self.applied: RelayConfig | None = None
+        self._store = store
+        self._relay = relay
+        self._now = now
+        self._log = log
+        self._answered: set[str] = set()
+        self._unapplied = False
+        if relay is not None:
+            self.client.subscribe(CLUSTER, ["*"])
+            self.client.subscribe(LISTENER, ["*"])
+        self._resubscribe()
+
+    @property
+    def configured(self) -> bool:
+        """Has a first complete configuration been put in force? Without a relay: has the Coordinator confirmed us?"""
+        return self.applied is not None if self._relay is not None else SECRET in self._answered
+
+    async def handle(self, update: Update) -> None:
+        """Apply one response and queue its ACK or NACK. Raises nothing that a response could cause."""
+        kind = short_name(update.type_url)
+        try:
+            waiting = await self._apply(update)
+        except (ProxyError, MaterialError) as error:
+            self.status.nacks[kind] += 1
+            self.status.last_nack = str(error)
+            self._log.error("push refused", type=kind, reason=str(error), names=[r.name for r in update.resources][:20])
+            self.client.nack(update, str(error))
+            return
+        self.status.updates[kind] += 1
+        self._answered.add(update.type_url)
+        self.client.ack(update)
+        self._resubscribe()
+        self._log.debug("push accepted", type=kind, resources=len(update.resources), waiting=waiting)
+
+    async def adopt(self, credentials: Credentials) -> None:
+        """Use a new activation's credentials at once, for new connections."""
+        self.pushed = self.pushed.with_secrets(_secrets(credentials))
+        await self._store.adopt(credentials)
+        await self._try(self.pushed)
+
+    async def retry(self) -> None:
+        """Try once more what the relay could not do the last time."""
+        if self._unapplied:
+            await self._try(self.pushed)
+
+    async def _apply(self, update: Update) -> str:
+        if update.type_url == SECRET:
+            return await self._apply_secrets(update)
+        bodies = {resource.name: resource.body for resource in update.resources}
+        candidate = self.pushed.with_resources(update.type_url, bodies, update.removed)
+        if update.type_url == ENDPOINT:
+            self.pushed = candidate
+            return await self._try(candidate)
+        try:
+            config = build(candidate)
+        except MissingReference as missing:
+            # A listener must not name a cluster that was never pushed, but a cluster may go (or come) before its
+            # listener's own push arrives: make before break, and break after.
+            if update.type_url == LISTENER and CLUSTER in self._answered and _lacks_cluster(candidate, set(bodies)):
+                raise
+            self.pushed = candidate
+            return str(missing)
+        await self._put_in_force(config, {*self._answered, update.type_url})
+        self.pushed = candidate
+        return ""
+
+    async def _apply_secrets(self, update: Update) -> str:
+        secrets = {}
+        for resource in update.resources:
+            name, secret = read_secret(resource.body)
+            if name != resource.name:
+                raise MaterialError(f"secret {resource.name!r} calls itself {name!r}")
+            self._check_kind(name, secret)
+            self._store.check(name, secret, self._now())
+            secrets[name] = secret
+        for name in update.removed:
+            code, text = update.errors.get(name, (0, "no longer there"))
+            self._log.warning("secret not given, the last good one stays", secret=name, code=code, reason=text)
+        self.pushed = self.pushed.with_secrets(secrets)
+        for name, secret in secrets.items():
+            await self._store.accept(name, secret)
+            if isinstance(secret, Identity):
+                self._log.info("new identity", secret=name, expires=secret.not_after.isoformat())
+        return await self._try(self.pushed)
+
+    def _check_kind(self, name: str, secret: Identity | TrustBundle) -> None:
+        expected = {IDENTITY_NAME: Identity, BUNDLE_NAME: TrustBundle}.get(name)
+        if expected is not None and not isinstance(secret, expected):
+            raise MaterialError(f"secret {name!r} is a {type(secret).__name__}, expected a {expected.__name__}")
+
+    async def _try(self, pushed: Pushed) -> str:
+        try:
+            await self._put_in_force(build(pushed), self._answered)
+        except MissingReference as missing:
+            return str(missing)
+        except ProxyError as error:
+            self._unapplied = True
+            self.status.last_error = str(error)
+            self._log.error("configuration cannot be put in force, the last one stays", reason=str(error))
+            return str(error)
+        return ""
+
+    async def _put_in_force(self, config: RelayConfig, answered: set[str]) -> None:
+        # Before the first answers an empty configuration would only mean "nothing known yet".
+        if self._relay is None or not {CLUSTER, LISTENER} <= answered:
+            return
+        if config != self.applied:
+            await self._relay.apply(config)
+            self.applied = config
+            self._log.info("configuration in force", inbound=len(config.inbound), outbound=len(config.outbound))
+        self._unapplied = False
+
+    def _resubscribe(self) -> None:
+        self.client.want(SECRET, self.pushed.wanted_secrets())
+        self.client.want(ENDPOINT, self.pushed.wanted_endpoints())
+
+
+def short_name(type_url: str) -> str:
+    """`...v3.Listener` is `Listener`: for labels and logs."""
+    return type_url.rpartition(".")[2]
+
+
+def _secrets(credentials: Credentials) -> dict[str, Identity | TrustBundle]:
+    return {IDENTITY_NAME: credentials.identity, BUNDLE_NAME: credentials.bundle}
+
+
+def _lacks_cluster(pushed: Pushed, names: set[str]) -> bool:
+    return any(pushed.listeners[name].cluster not in pushed.clusters for name in names)

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One worker's life, top to bottom, in the order in which things start.
+
+    run directory -> TEE -> admin -> UUID -> quote -> Activate -> files
+        -> local SDS socket, stream to the Coordinator, relay -> app -> (its exit status)
+
+The app starts when its sockets exist, that is when the first complete configuration is in force. If that does not
+happen in time it starts all the same, with a warning: an app that waits for its peers is better than one that is not
+there, and nothing is open that should not be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from google.protobuf.struct_pb2 import Struct
+from structlog.typing import FilteringBoundLogger
+
+from enclave_proxy.admin import Admin
+from enclave_proxy.apply import AppParameters, app_command, app_environment, write_files
+from enclave_proxy.backoff import Backoff
+from enclave_proxy.bootstrap import Activation, Activator, Credentials
+from enclave_proxy.child import Child
+from enclave_proxy.config import ERA_CONFIG, WorkerConfig
+from enclave_proxy.errors import ProxyError
+from enclave_proxy.health import Health
+from enclave_proxy.identity_store import IdentityStore
+from enclave_proxy.instance import RunDirectory, load_or_create_uuid
+from enclave_proxy.relay import Relay
+from enclave_proxy.route_parts import Local
+from enclave_proxy.sds_socket import SdsSocket
+from enclave_proxy.session import Session
+from enclave_proxy.signals import Signals
+from enclave_proxy.surroundings import Surroundings, look_around
+from enclave_proxy.xds_client import XdsClient
+from sds.wire.discovery_pb2 import Node
+
+# How long the app waits for its sockets.
+CONFIGURATION_TIMEOUT = 30.0
+# What the app's last bytes may take on their way out after it has exited.
+FLUSH = 2.0
+
+
+def utc_now() -> datetime:
+    """The clock, as everything here takes it."""
+    return datetime.now(UTC)
+
+
+@dataclass(slots=True)
+class Worker:
+    """`env` is the process's environment, which the app inherits in part."""
+
+    config: WorkerConfig
+    env: Mapping[str, str]
+    log: FilteringBoundLogger
+    signals: Signals = field(default_factory=Signals)
+
+    async def run(self) -> int:
+        """Live; gives the status to exit with. Raises ProxyError if the worker itself cannot go on."""
+        run_dir = RunDirectory.claim(self.config.run_dir)
+        try:
+            with self.signals.installed():
+                return await self._live()
+        except asyncio.CancelledError:
+            if self.signals.early is None:
+                raise
+            self.log.info("ended before the app was started", signal=self.signals.early.name)
+            return 128 + self.signals.early
+        except ExceptionGroup as group:
+            # Task groups wrap; what an operator must read is the one error inside.
+            if (expected := group.subgroup(ProxyError)) is None:
+                raise
+            raise _first(expected) from group
+        finally:
+            run_dir.release()
+
+    async def _live(self) -> int:
+        config = self.config
+        surroundings = look_around(config, self.env, utc_now)
+        uuid = load_or_create_uuid(config.uuid_file)
+        health = Health(config.marble_type, uuid, config.simulation, utc_now)
+        self._say_what_is_not_checked(surroundings)
+        async with self._admin(health, surroundings):
+            activator = self._activator(uuid, surroundings)
+            started = time.monotonic()
+            activation = await activator.persist(Backoff(random.random, initial=0.5, cap=10.0, floor=0.25))
+            self.log.info("activated", marble_type=config.marble_type, uuid=uuid, seconds=_since(started))
+            command = app_command(config.command, activation.parameters)
+            write_files(activation.parameters.files, Path.cwd())
+            return await self._serve(activator, activation, command, health, surroundings)
+
+    async def _serve(
+        self,
+        activator: Activator,
+        activation: Activation,
+        command: tuple[str, ...],
+        health: Health,
+        surroundings: Surroundings,
+    ) -> int:
+        config = self.config
+        store = health.store = IdentityStore(activation.credentials)
+        async with self._relay(health) as relay, self._sds_socket(store), asyncio.TaskGroup() as services:
+            local = Local(config.run_dir, refuse_plain_tcp=surroundings.loopback_is_public)
+            session = health.session = Session(self._node(activator.uuid), store, relay, local, utc_now, self.log)
+            client = XdsClient(
+                config.xds,
+                store,
+                session,
+                Backoff(random.random, initial=0.5, cap=30.0),
+                None if surroundings.pin is None else lambda: _credentials(activator),
+                self.log,
+            )
+            stream = services.create_task(client.run())
+            await self._configured(client)
+            try:
+                return await self._run_app(command, activation.parameters, _Serving(relay, stream), health)
+            finally:
+                stream.cancel()
+
+    async def _run_app(
+        self, command: tuple[str, ...], parameters: AppParameters, serving: _Serving, health: Health
+    ) -> int:
+        config = self.config
+        env = app_environment(self.env, parameters, config.run_dir, config.sds_socket, simulation=config.simulation)
+        child = await Child.start(command, env)
+        self.signals.attach(child)
+        health.app_running = True
+        self.log.info("app started", pid=child.pid, program=command[0])
+        try:
+            async with asyncio.TaskGroup() as group:
+                drain = group.create_task(self._drain_when_told(child, serving, health))
+                status = await child.wait()
+                drain.cancel()
+        finally:
+            health.app_running = False
+            if child.kill():
+                await child.wait()
+        self.log.info("app ended", status=status)
+        return status
+
+    async def _drain_when_told(self, child: Child, serving: _Serving, health: Health) -> None:
+        """On an ending signal (which the app has got already): accept nothing new, let running connections end, and
+        after the deadline kill an app that will not."""
+        await self.signals.ending.wait()
+        health.ending = True
+        self.log.info("ending", drain_seconds=self.config.drain)
+        serving.stream.cancel()  # or a push in these seconds would open the listeners again
+        async with asyncio.TaskGroup() as group:
+            group.create_task(child.end(self.config.drain))
+            if serving.relay is not None:
+                group.create_task(serving.relay.close(self.config.drain))
+
+    async def _configured(self, client: XdsClient) -> None:
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(CONFIGURATION_TIMEOUT):
+                await client.progress.wait()
+        except TimeoutError:
+            self.log.warning("no complete configuration in time, the app starts without", seconds=CONFIGURATION_TIMEOUT)
+        else:
+            self.log.debug("first configuration complete", seconds=_since(started))
+
+    @asynccontextmanager
+    async def _admin(self, health: Health, surroundings: Surroundings) -> AsyncIterator[None]:
+        if self.config.admin is None:
+            yield
+            return
+        admin = await Admin.start(health, self.config.admin, numbers_only=surroundings.loopback_is_public)
+        self.log.info("admin listening", address=str(admin.address))
+        try:
+            yield
+        finally:
+            await admin.stop()
+
+    @asynccontextmanager
+    async def _relay(self, health: Health) -> AsyncIterator[Relay | None]:
+        if not self.config.relay:
+            yield None
+            return
+        relay = Relay(self.log)
+        health.counters = relay.counters
+        try:
+            yield relay
+        finally:
+            await relay.close(min(FLUSH, self.config.drain))
+
+    @asynccontextmanager
+    async def _sds_socket(self, store: IdentityStore) -> AsyncIterator[None]:
+        socket = SdsSocket(store.view)
+        await socket.start(self.config.sds_socket)
+        try:
+            yield
+        finally:
+            await socket.stop()
+
+    def _activator(self, uuid: str, surroundings: Surroundings) -> Activator:
+        config = self.config
+        return Activator(
+            marble_type=config.marble_type,
+            uuid=uuid,
+            coordinator=config.coordinator,
+            dns_names=config.dns_names,
+            ip_addresses=config.ip_addresses,
+            issuer=surroundings.issuer,
+            pin=surroundings.pin,
+            now=utc_now,
+            log=self.log,
+        )
+
+    def _node(self, uuid: str) -> Node:
+        """How we introduce ourselves. For logs only: who we are is what our certificate says."""
+        metadata = Struct()
+        metadata.update({"ADVERTISE": self.config.advertise})
+        return Node(id=uuid, cluster=self.config.marble_type, metadata=metadata, user_agent_name="marblemesh-worker")
+
+    def _say_what_is_not_checked(self, surroundings: Surroundings) -> None:
+        if surroundings.pin is None:
+            self.log.warning(
+                "the coordinator is not attested: it is taken at its word; pin it to change that",
+                setting=ERA_CONFIG.names,
+            )
+        if self.config.simulation:
+            self.log.warning(
+                "simulation: quotes prove nothing about hardware, and the app's environment is not cleaned"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Serving:
+    """What runs beside the app. `relay` None: an Envoy carries the data."""
+
+    relay: Relay | None
+    stream: asyncio.Task[None]
+
+
+async def _credentials(activator: Activator) -> Credentials:
+    own, quote = await activator.prepare()
+    return (await activator.once(own, quote)).credentials
+
+
+def _first(group: BaseExceptionGroup[ProxyError]) -> ProxyError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, ProxyError)
+    return error
+
+
+def _since(started: float) -> float:
+    return round(time.monotonic() - started, 3)
