@@ -9,8 +9,11 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from marblemesh.client.client import Client
+from marblemesh.client.errors import ClientError, Unreachable
 from marblemesh.demo.envoy_config import edge_bootstrap
 from marblemesh.demo.errors import DemoError
 from marblemesh.demo.prometheus_config import prometheus_config
@@ -18,9 +21,7 @@ from marblemesh.demo.scrape import get_metrics, get_text
 from marblemesh.demo.steps.world import Wish, World
 from marblemesh.demo.topology import HOST, era_config
 from sds.attestation.appraiser import Appraiser
-from sds.attestation.coordinator import CoordinatorStatement, attest_coordinator
 from sds.attestation.era_config import EraConfig
-from sds.attestation.errors import AttestationError, CoordinatorUnavailable
 from sds.attestation.simulated import SimulatedPlatform
 
 # Each step takes a second or two here; a machine ten times slower is still no failure.
@@ -29,9 +30,9 @@ STEP_SECONDS = 30.0
 
 async def start_mesh(world: World) -> None:
     """Everything but vote-bot runs and is ready. Raises DemoError that says which process or check failed."""
-    statement = await _attested_coordinator(world)
-    await _set_manifest(world, statement)
-    await _start_edge(world, statement)
+    client = await _attested_coordinator(world)
+    await _set_manifest(world, client)
+    await _start_edge(world, client.root)
     await _start_services(world)
     await _edge_knows_web(world)
     await _start_prometheus(world)
@@ -44,38 +45,51 @@ async def start_voting(world: World, wish: Wish) -> None:
     world.say("vote-bot is attested and voting through the edge")
 
 
-async def _attested_coordinator(world: World) -> CoordinatorStatement:
-    paths, ports = world.topology.paths, world.topology.ports
+async def _attested_coordinator(world: World) -> Client:
+    """Start it, and find out as a data owner does that it is the code that the era config names."""
+    paths = world.topology.paths
     paths.era_config.write_text(json.dumps(era_config()))
     policy = EraConfig.parse(paths.era_config.read_bytes()).policy
-    now = datetime.now(UTC)
     # Making the platform's keys takes a moment and a lock on its files.
-    platform = await asyncio.to_thread(SimulatedPlatform.open, paths.platform, now)
+    platform = await asyncio.to_thread(SimulatedPlatform.open, paths.platform, datetime.now(UTC))
     appraiser = Appraiser(platform.verifier(), platform.collateral, lambda: datetime.now(UTC))
     await world.processes.start(world.topology.coordinator())
-    statements: list[CoordinatorStatement] = []
+    address = f"{HOST}:{world.topology.ports.coordinator_client}"
+    clients: list[Client] = []
 
     async def attested() -> bool:
         try:
-            statements.append(await attest_coordinator(f"{HOST}:{ports.coordinator_client}", appraiser, policy))
-        except CoordinatorUnavailable:
+            clients.append(await Client.attested(address, appraiser, policy))
+        except Unreachable:
             return False
-        except AttestationError as error:
-            raise DemoError(f"the Coordinator is not the one that the era config names: {error}") from error
+        except ClientError as error:
+            raise DemoError(str(error)) from error
         return True
 
     await world.processes.until(attested, "coordinator does not answer", STEP_SECONDS)
-    claims = statements[0].claims
-    measurement = claims.measurement.hex() if claims else ""
-    world.say(f"Coordinator attested: its quote matches the era config, measurement {measurement[:16]}…")
-    return statements[0]
+    statement = clients[0].statement
+    claims = statement.claims if statement else None
+    measurement = claims.measurement.hex() if claims else "none"
+    world.say(f"Coordinator attested: its quote is what the era config asks for, measurement {measurement[:16]}…")
+    return clients[0]
 
 
-async def _start_edge(world: World, statement: CoordinatorStatement) -> None:
+async def _set_manifest(world: World, client: Client) -> None:
+    try:
+        await client.set_manifest(world.manifest)
+        fingerprint = (await client.manifest()).fingerprint
+    except ClientError as error:
+        raise DemoError(str(error), world.processes["coordinator"].tail()) from error
+    if fingerprint != world.topology.manifest_fingerprint:
+        raise DemoError(f"the Coordinator has the manifest {fingerprint}, not the one that was set")
+    world.say(f"manifest set, fingerprint {fingerprint[:16]}…")
+
+
+async def _start_edge(world: World, root: x509.Certificate) -> None:
     edge = world.topology.edge_config()
     _write_private(edge.key, world.gateway.key)
     edge.certificate.write_text(world.gateway.certificate)
-    edge.coordinator_root.write_bytes(statement.root.public_bytes(Encoding.PEM))
+    edge.coordinator_root.write_bytes(root.public_bytes(Encoding.PEM))
     (edge.key.parent / "envoy.json").write_text(json.dumps(edge_bootstrap(edge)))
     await world.processes.start(world.topology.edge(world.envoy))
 

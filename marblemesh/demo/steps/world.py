@@ -22,7 +22,6 @@ class Wish:
 
     votes: int
     rate: float
-    rotations: int
 
 
 @dataclass(frozen=True, slots=True)
