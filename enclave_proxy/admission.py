@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may pass: what a finished or failed handshake means for a connection. Rules only, no sockets.
+
+OpenSSL has verified the chain, the dates and the purpose of the peer's certificate before anything here is asked; what
+is left is the name. A connection that is not admitted never reaches the app, not even as an accepted connection.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+
+from enclave_proxy.counters import Refusal
+from enclave_proxy.errors import ProxyError
+from enclave_proxy.relay_config import PeerRule
+
+# OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED (x509_vfy.h).
+_DATE_ERRORS = (9, 10)
+# What OpenSSL says when the first bytes are no TLS record: an HTTP request, or anything else.
+_PLAINTEXT = frozenset(
+    {"HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG"}
+)
+
+
+class Refused(ProxyError):  # noqa: N818 - a verdict about somebody else, not an error of ours
+    """A connection that is not served: the reason to count and a text to log, without payload."""
+
+    def __init__(self, reason: Refusal, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def admit(rule: PeerRule, certificate_der: bytes | None) -> None:
+    """Raise Refused unless the peer with this (verified) certificate may talk. None: it showed no certificate.
+
+    A peer without certificate gets here only where the listener does not require one; then there must be no rule that
+    it would have to satisfy.
+    """
+    if certificate_der is None:
+        if rule.matchers:
+            raise Refused(Refusal.NO_CERTIFICATE, "peer has no certificate, but only named peers may connect")
+        return
+    try:
+        certificate = x509.load_der_x509_certificate(certificate_der)
+    except (ValueError, UnsupportedAlgorithm):
+        raise Refused(Refusal.UNTRUSTED, "peer certificate cannot be read") from None
+    if reason := rule.allows(certificate):
+        raise Refused(Refusal.PEER_NOT_ALLOWED, reason)
+
+
+def handshake_refusal(error: OSError) -> Refused:
+    """What a failed handshake is counted as. No text of the peer's gets into the log, only OpenSSL's name for it."""
+    match error:
+        case ssl.SSLCertVerificationError():
+            reason = Refusal.EXPIRED if error.verify_code in _DATE_ERRORS else Refusal.UNTRUSTED
+            return Refused(reason, f"peer certificate: {error.verify_message}")
+        case ssl.SSLError():
+            name = error.reason or "unknown TLS error"
+            if name == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
+                return Refused(Refusal.NO_CERTIFICATE, "peer has no certificate")
+            if name in _PLAINTEXT:
+                return Refused(Refusal.PLAINTEXT, "peer does not speak TLS")
+            if "ALERT" in name:
+                return Refused(Refusal.REFUSED_BY_PEER, f"peer refused the handshake: {name}")
+            return Refused(Refusal.TLS_ERROR, f"handshake failed: {name}")
+        case ConnectionAbortedError() | TimeoutError():
+            return Refused(Refusal.TIMEOUT, "peer did not finish the handshake in time")
+        case _:
+            return Refused(Refusal.ABORTED, "peer went away during the handshake")
+
+
+class LogBudget:
+    """At most `per_second` lines in any second of `clock`, so that a port scan does not become a full disk."""
+
+    def __init__(self, per_second: int, clock: Callable[[], float]) -> None:
+        self._per_second = per_second
+        self._clock = clock
+        self._second = -1
+        self._used = 0
+
+    def take(self) -> bool:
+        """Whether one more line may be written now."""
+        second = int(self._clock())
+        if second != self._second:
+            self._second, self._used = second, 0
+        self._used += 1
+        return self._used <= self._per_second

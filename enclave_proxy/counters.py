@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the relay counts: plain numbers per listener, read by whoever exports metrics. No names of peers, no payload."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Refusal(StrEnum):
+    """Why a connection was not served. The values are metric labels."""
+
+    PLAINTEXT = "plaintext"
+    NO_CERTIFICATE = "no_certificate"
+    UNTRUSTED = "untrusted"
+    EXPIRED = "expired"
+    PEER_NOT_ALLOWED = "peer_not_allowed"
+    REFUSED_BY_PEER = "refused_by_peer"
+    TLS_ERROR = "tls_error"
+    ABORTED = "aborted"
+    TIMEOUT = "timeout"
+    NO_ENDPOINT = "no_endpoint"
+    UPSTREAM_UNAVAILABLE = "upstream_unavailable"
+    LIMIT = "limit"
+
+
+@dataclass(slots=True)
+class ListenerCounters:
+    """Numbers of one listener, since it was first configured under its name."""
+
+    accepted: int = 0
+    """connections accepted, whatever became of them"""
+    established: int = 0
+    """connections whose two sides were joined"""
+    active: int = 0
+    """connections that are joined now"""
+    handshakes: int = 0
+    """connections that are not joined yet"""
+    received: int = 0
+    """payload bytes from the side that connected to us"""
+    sent: int = 0
+    """payload bytes to the side that connected to us"""
+    refused: Counter[Refusal] = field(default_factory=Counter)
+
+
+@dataclass(slots=True)
+class RelayCounters:
+    """Numbers of a whole relay. Listeners that are gone keep theirs, so that no counter ever runs backwards."""
+
+    listeners: dict[str, ListenerCounters] = field(default_factory=dict)
+    applied: int = 0
+    """configurations that took effect"""
+    rejected: int = 0
+    """configurations that changed nothing because they could not be built or bound"""
+    bugs: int = 0
+    """connections that ended with an unexpected exception"""
+    suppressed_logs: int = 0
+    """refusals that were counted but not logged, because there were too many in a second"""
+
+    def of(self, listener: str) -> ListenerCounters:
+        """The counters of a listener, made on first use."""
+        return self.listeners.setdefault(listener, ListenerCounters())

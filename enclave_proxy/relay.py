@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The relay: takes a RelayConfig, listens, and joins admitted connections. mTLS on one side, plaintext on the other.
+
+Inbound:  peer ─TLS─► handshake ► name allowed? ► app's socket ► bytes. The app sees nothing of a refused peer.
+Outbound: app ─plain─► endpoint known? ► dial ► handshake ► name allowed? ► bytes. Nothing is read from the app before.
+
+`apply` first builds every context and binds every new socket, and only then swaps, in one step of the event loop:
+either the whole configuration takes effect or nothing of it. Live contexts are never changed; connections keep what
+they were accepted with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+
+from enclave_proxy.admission import LogBudget, Refused, admit, handshake_refusal
+from enclave_proxy.counters import ListenerCounters, Refusal, RelayCounters
+from enclave_proxy.limits import Limits
+from enclave_proxy.listener import Listener, Serving, bind
+from enclave_proxy.listener import RelayError as RelayError
+from enclave_proxy.pump import Half, splice
+from enclave_proxy.relay_config import Address, Inbound, Outbound, RelayConfig, TcpAddress
+from enclave_proxy.task_set import TaskSet
+from enclave_proxy.upstream import dial_app, dial_peer, peer_certificate, tune
+from sds.errors import SdsError
+from sds.tls import client_context, server_context
+
+Route = Inbound | Outbound
+# A listener is known by what it is bound to; port 0 means a new port, so that the name has to tell two of them apart.
+Key = tuple[Address, str]
+
+_SNI = re.compile(r"[A-Za-z0-9_.-]{0,253}")
+
+
+class Log(Protocol):
+    """What the relay needs of a logger."""
+
+    def info(self, event: str, **fields: object) -> object: ...
+
+    def error(self, event: str, **fields: object) -> object: ...
+
+
+@dataclass(slots=True)
+class _Plan:
+    """A configuration that is ready to take effect."""
+
+    serving: dict[Key, Serving] = field(default_factory=dict)
+    fresh: dict[Key, Listener] = field(default_factory=dict)
+
+
+class Relay:
+    """One data plane. Make it and use it inside one running event loop."""
+
+    def __init__(self, log: Log, limits: Limits | None = None) -> None:
+        self.counters = RelayCounters()
+        self._log = log
+        self._limits = limits or Limits()
+        self._listeners: dict[Key, Listener] = {}
+        self._connections = TaskSet(self._bug)
+        self._accepting = TaskSet(self._bug)
+        # One count for each direction: a Marble that dials itself must not wait for its own slots.
+        self._slots = {kind: asyncio.Semaphore(self._limits.handshakes) for kind in (Inbound, Outbound)}
+        self._budget = LogBudget(self._limits.log_lines, lambda: asyncio.get_running_loop().time())
+        self._applying = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self._turn = 0
+
+    @property
+    def addresses(self) -> dict[str, Address]:
+        """Where each listener really listens, by its name."""
+        return {listener.serving.route.name: listener.address for listener in self._listeners.values()}
+
+    async def apply(self, config: RelayConfig) -> None:
+        """Make `config` take effect as a whole, or raise RelayError and leave everything as it was.
+
+        Listeners that stay keep their sockets and connections, and use the new routes and identities for what they
+        accept from now on. Listeners that go stop accepting; their connections live on.
+        """
+        async with self._applying:
+            try:
+                plan = self._plan(config)
+            except RelayError:
+                self.counters.rejected += 1
+                raise
+            gone = self._swap(plan)
+            for listener in gone:
+                await listener.close()
+
+    async def close(self, drain: float = 0.0) -> None:
+        """Stop accepting, let connections end by themselves for `drain` seconds, then cut the rest off."""
+        async with self._applying:
+            listeners, self._listeners = self._listeners, {}
+            for listener in listeners.values():
+                await listener.close()
+            await self._accepting.close()
+            await self._connections.close(drain)
+
+    def _plan(self, config: RelayConfig) -> _Plan:
+        plan = _Plan()
+        # A context of an unchanged identity and bundle goes on: new endpoints or peers cost no new one.
+        contexts = {_recipe(old.serving.route): old.serving.context for old in self._listeners.values()}
+        names: set[str] = set()
+        routes: tuple[Route, ...] = (*config.inbound, *config.outbound)
+        try:
+            for route in routes:
+                key = _key(route)
+                if key in plan.serving or route.name in names:
+                    raise RelayError(f"listener {route.name}: its name or address {key[0]} is used twice")
+                if isinstance(route, Outbound) and not _SNI.fullmatch(route.sni):
+                    raise RelayError(f"listener {route.name}: {route.sni!r} is not a server name that TLS can carry")
+                names.add(route.name)
+                plan.serving[key] = self._serving(key, route, contexts)
+            for key, serving in plan.serving.items():
+                if key not in self._listeners:
+                    plan.fresh[key] = Listener(bind(key[0]), key[0], serving)
+        except BaseException:
+            for listener in plan.fresh.values():
+                listener.abandon()
+            raise
+        return plan
+
+    def _serving(self, key: Key, route: Route, contexts: dict[object, ssl.SSLContext]) -> Serving:
+        """The old value if nothing changed; else a new one, whose context is shared among equal identities."""
+        old = self._listeners.get(key)
+        if old is not None and old.serving.route == route:
+            return old.serving
+        try:
+            recipe = _recipe(route)
+            if recipe not in contexts:
+                contexts[recipe] = _context(route)
+            return Serving(route, contexts[recipe])
+        except SdsError as e:
+            raise RelayError(f"listener {route.name}: {e}") from e
+
+    def _swap(self, plan: _Plan) -> list[Listener]:
+        """Put a plan into effect. No await in here: no connection is accepted between two of these lines."""
+        gone = [listener for key, listener in self._listeners.items() if key not in plan.serving]
+        for key, serving in plan.serving.items():
+            if key in plan.fresh:
+                plan.fresh[key].start(self._spawn_accepting, self._handle)
+            else:
+                self._listeners[key].serving = serving
+            self.counters.of(serving.route.name)
+        self._listeners = {key: plan.fresh.get(key) or self._listeners[key] for key in plan.serving}
+        self.counters.applied += 1
+        self._changed.set()
+        self._changed = asyncio.Event()
+        return gone
+
+    def _spawn_accepting(self, body: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        async def run() -> None:
+            await body()
+
+        return self._accepting.spawn(run())
+
+    async def _handle(self, connection: socket.socket, listener: Listener) -> None:
+        """Start one connection; waits while too many are being set up, so that the rest stays in the kernel's
+        backlog."""
+        self.counters.of(listener.serving.route.name).accepted += 1
+        if len(self._connections) >= self._limits.connections:
+            connection.close()
+            limit = Refused(Refusal.LIMIT, f"{self._limits.connections} connections are open")
+            self._refused(listener.serving.route, limit)
+            return
+        slots = self._slots[type(listener.serving.route)]
+        try:
+            await slots.acquire()
+        except asyncio.CancelledError:
+            connection.close()
+            raise
+        # Taken after the wait, and used as one value for everything that follows.
+        self._connections.spawn(self._connection(connection, listener, listener.serving, slots))
+
+    async def _connection(
+        self, connection: socket.socket, listener: Listener, serving: Serving, slots: asyncio.Semaphore
+    ) -> None:
+        route = serving.route
+        counters = self.counters.of(route.name)
+        near = Half()
+        far: Half | None = None
+        try:
+            with _setting_up(counters, slots):
+                if isinstance(route, Inbound):
+                    await self._accept_peer(connection, serving, near)
+                    admit(route.peers, peer_certificate(near))
+                    far = await dial_app(route.upstream, self._limits)
+                else:
+                    await _accept_app(connection, near)
+                    far = await self._reach_peer(listener, serving)
+        except Refused as refused:
+            self._refused(route, refused)
+        finally:
+            if far is None:
+                await _dismiss(near)
+        if far is not None:
+            await self._relay(near, far, counters)
+
+    async def _relay(self, near: Half, far: Half, counters: ListenerCounters) -> None:
+        counters.established += 1
+        counters.active += 1
+        try:
+            await splice(near, far, self._limits.linger, partial(_received, counters), partial(_sent, counters))
+        finally:
+            counters.active -= 1
+
+    async def _accept_peer(self, connection: socket.socket, serving: Serving, near: Half) -> None:
+        tune(connection)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: near,
+                connection,
+                ssl=serving.context,
+                ssl_handshake_timeout=self._limits.handshake_timeout,
+                ssl_shutdown_timeout=self._limits.linger,
+            )
+        except OSError as e:
+            raise handshake_refusal(e) from None
+
+    async def _reach_peer(self, listener: Listener, serving: Serving) -> Half:
+        """Dial the peer; where no endpoint is known yet, wait a bounded time for a configuration that brings one."""
+        try:
+            async with asyncio.timeout(self._limits.endpoint_wait):
+                while isinstance(serving.route, Outbound) and not serving.route.endpoints:
+                    await self._changed.wait()
+                    serving = listener.serving
+        except TimeoutError:
+            wait = self._limits.endpoint_wait
+            raise Refused(Refusal.NO_ENDPOINT, f"no endpoint became known within {wait:g} s") from None
+        self._turn += 1
+        return await dial_peer(serving, self._turn, self._limits)
+
+    def _refused(self, route: Route, refused: Refused) -> None:
+        self.counters.of(route.name).refused[refused.reason] += 1
+        if self._budget.take():
+            self._log.info("connection refused", listener=route.name, reason=str(refused.reason), detail=refused.detail)
+        else:
+            self.counters.suppressed_logs += 1
+
+    def _bug(self, error: BaseException) -> None:
+        self.counters.bugs += 1
+        self._log.error("connection ended with an unexpected error", exc_info=error)
+
+
+def _key(route: Route) -> Key:
+    address = route.bind if isinstance(route, Inbound) else route.listen
+    return address, route.name if isinstance(address, TcpAddress) and address.port == 0 else ""
+
+
+def _recipe(route: Route) -> object:
+    """What a context is made from: equal recipes may share one."""
+    if isinstance(route, Inbound):
+        return "server", route.identity, route.bundle, route.require_client_certificate
+    return "client", route.identity, route.bundle
+
+
+def _context(route: Route) -> ssl.SSLContext:
+    if isinstance(route, Inbound):
+        required = route.require_client_certificate
+        return server_context(route.identity, route.bundle, require_client_certificate=required)
+    return client_context(route.identity, route.bundle)
+
+
+async def _accept_app(connection: socket.socket, near: Half) -> None:
+    if connection.family != socket.AF_UNIX:
+        tune(connection)
+    try:
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: near, connection)
+    except OSError:
+        raise Refused(Refusal.ABORTED, "app went away while connecting") from None
+
+
+async def _dismiss(near: Half) -> None:
+    """End a connection that is not served: no byte has been written to it, so that nothing needs flushing."""
+    if near.connected:
+        near.transport.abort()
+        await asyncio.wait((near.closed,))
+
+
+@contextmanager
+def _setting_up(counters: ListenerCounters, slots: asyncio.Semaphore) -> Iterator[None]:
+    """Counts a connection as not joined yet, and gives its slot back at the end."""
+    counters.handshakes += 1
+    try:
+        yield
+    finally:
+        counters.handshakes -= 1
+        slots.release()
+
+
+def _received(counters: ListenerCounters, size: int) -> None:
+    counters.received += size
+
+
+def _sent(counters: ListenerCounters, size: int) -> None:
+    counters.sent += size
