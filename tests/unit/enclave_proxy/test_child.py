@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from enclave_proxy.child import FORWARDED, Child
+from enclave_proxy.errors import CommandError
+
+PYTHON = (sys.executable, "-I", "-S", "-u", "-c")
+ENV = {"PATH": os.defpath}
+
+
+async def start(code: str, *arguments: str, env: dict[str, str] | None = None) -> Child:
+    return await Child.start((*PYTHON, textwrap.dedent(code), *arguments), env or ENV)
+
+
+async def told(fifo: Path) -> str:
+    """What the app writes to a FIFO: blocks until it does."""
+    return await asyncio.to_thread(fifo.read_text)
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Path:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    return path
+
+
+@pytest.mark.parametrize(("code", "status"), [("", 0), ("raise SystemExit(7)", 7), ("import os; os.abort()", 134)])
+async def test_the_exit_status_is_the_apps(code: str, status: int) -> None:
+    assert await (await start(code)).wait() == status
+
+
+async def test_the_app_gets_exactly_its_environment_and_arguments(fifo: Path) -> None:
+    code = "import os, sys; open(sys.argv[1], 'w').write(f'{sorted(os.environ)} {sys.argv[2:]} {os.getsid(0) == os.getpid()}')"
+    child = await start(code, str(fifo), "a b", env={"ONLY": "this", "LC_CTYPE": "C.UTF-8"})
+    assert await told(fifo) == "['LC_CTYPE', 'ONLY'] ['a b'] True"
+    assert await child.wait() == 0
+
+
+async def test_every_signal_is_passed_on(fifo: Path) -> None:
+    code = """
+        import os, signal, sys
+        numbers = [int(n) for n in sys.argv[2].split(",")]
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        open(sys.argv[1], "w").write("ready")
+        seen = sorted(signal.sigwait(numbers) for _ in numbers)
+        open(sys.argv[1], "w").write(str(seen == sorted(numbers)))
+    """
+    child = await start(code, str(fifo), ",".join(str(int(n)) for n in FORWARDED))
+    assert await told(fifo) == "ready"
+    for number in FORWARDED:
+        child.send(number)
+    assert await told(fifo) == "True"
+    assert await child.wait() == 0
+
+
+async def test_death_by_signal_is_128_plus_its_number(fifo: Path) -> None:
+    child = await start("import sys, time; open(sys.argv[1], 'w').write('ready'); time.sleep(60)", str(fifo))
+    await told(fifo)
+    child.send(signal.SIGTERM)
+    assert await child.wait() == 128 + signal.SIGTERM
+    child.send(signal.SIGTERM)  # nobody there any more: no error
+
+
+async def test_an_app_that_will_not_end_is_killed_with_what_it_started(fifo: Path) -> None:
+    code = """
+        import os, signal, sys, time
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if os.fork() == 0:
+            time.sleep(60)
+        open(sys.argv[1], "w").write("ready")
+        time.sleep(60)
+    """
+    child = await start(code, str(fifo))
+    await told(fifo)
+    child.send(signal.SIGTERM)
+    assert await child.end(0.05) == 128 + signal.SIGKILL
+    with pytest.raises(ProcessLookupError):
+        while True:  # the grandchild is a zombie until init has reaped it
+            os.killpg(child.pid, 0)
+            await asyncio.sleep(0)
+
+
+async def test_broken_pipes_kill_the_app_as_they_should(fifo: Path) -> None:
+    shell = f"grep SigIgn /proc/self/status > {fifo}"
+    child = await Child.start(("/bin/sh", "-c", shell), ENV)
+    ignored = int((await told(fifo)).split()[1], 16)
+    assert not ignored & (1 << (signal.SIGPIPE - 1))
+    assert await child.wait() == 0
+
+
+async def test_a_program_that_is_not_there_is_named() -> None:
+    with pytest.raises(CommandError, match="cannot start 'no-such-program': not found"):
+        await Child.start(("no-such-program",), ENV)
+
+
+async def test_a_file_that_is_no_program_ends_with_126(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    broken = tmp_path / "broken"
+    broken.write_bytes(b"\x7fELF nonsense")
+    broken.chmod(0o755)
+    child = await Child.start((str(broken),), ENV)
+    assert await child.wait() == 126
+    assert "cannot start" in capfd.readouterr().err
+
+
+async def test_the_app_dies_with_its_worker(fifo: Path) -> None:
+    worker = """
+        import asyncio, os, sys
+        from enclave_proxy.child import Child
+        async def main():
+            code = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(60)"
+            await Child.start((sys.executable, "-I", "-S", "-c", code, sys.argv[1]), {"PATH": os.defpath})
+            await asyncio.sleep(60)
+        asyncio.run(main())
+    """
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", textwrap.dedent(worker), str(fifo))
+    app = int(await told(fifo))
+    process.kill()
+    await process.wait()
+    with pytest.raises(ProcessLookupError):
+        while True:
+            os.kill(app, 0)
+            if Path(f"/proc/{app}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                raise ProcessLookupError
+            await asyncio.sleep(0.001)
