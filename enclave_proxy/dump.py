@@ -13,7 +13,7 @@ from enclave_proxy.health import Health
 from enclave_proxy.identity_store import IdentityStore
 from enclave_proxy.relay_config import DnsTarget, Inbound, Outbound, PeerRule
 from enclave_proxy.session import Session, short_name
-from sds.identity import uri_names
+from sds.identity import marble_identity, uri_names
 from sds.logs import redact
 from sds.material import TrustBundle
 from sds.resources import CLUSTER, ENDPOINT, LISTENER, SECRET
@@ -38,6 +38,7 @@ def certificates(store: IdentityStore) -> Json:
     credentials = store.credentials
     return {
         "identity": [_certificate(certificate) for certificate in credentials.identity.certificates],
+        "attested": marble_identity(credentials.identity.leaf).claims,
         "bundle": _bundle(credentials.bundle),
         "coordinator_root": _bundle(credentials.coordinator_root),
     }

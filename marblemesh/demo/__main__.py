@@ -78,7 +78,7 @@ def demo(
     """Run a confidential emojivoto: four attested Marbles, a real Envoy inside one and another outside, Prometheus.
 
     Attestation is simulated, so it proves nothing about this machine; everything else is real. Until Ctrl-C it shows
-    who is attested, how old the certificates are, connections and votes. Logs of the last run stay in the state directory.
+    who is attested, how old the certificates are, connections and votes. The logs stay in the state directory.
     """
     default_votes, default_rate = (ONCE_VOTES, ONCE_RATE) if once else (0, LIVE_RATE)
     wish = Wish(default_votes if votes is None else votes, default_rate if rate is None else rate)

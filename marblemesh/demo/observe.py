@@ -67,7 +67,7 @@ async def certificate_of(world: World, marble: str) -> Certificate | None:
 
 async def _certificate(http: ClientSession, url: str) -> Certificate | None:
     match json.loads(await get_text(http, url) or "{}"):
-        case {"identity": [{"serial": str(serial), "uris": [str(uri)], "attested": dict(claims), **rest}, *_]}:
+        case {"identity": [{"serial": str(serial), "uris": [str(uri)], **rest}, *_], "attested": dict(claims)}:
             spiffe_id = SpiffeId.parse(uri)
             return Certificate(
                 serial=serial,
