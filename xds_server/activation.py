@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 import uuid as uuids
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from manifests.errors import Problem
 from manifests.model import Manifest, Marble, Package
 from sds.attestation.claims import Claims, SgxClaims
 from sds.ca import CertificateAuthority, pem_of
@@ -29,6 +30,10 @@ TTLS_CONFIG = "MARBLE_TTLS_CONFIG"
 _HEX32 = re.compile(r"[0-9a-fA-F]{32}")
 _DASHED = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _MAX_SHOWN = 80
+# Clients take 4 MiB. Certificates, key and the names of everything else fit into the last of them.
+MAX_PARAMETERS = 3 * 1024 * 1024
+# Marble root, leaf with claims and key, once per connection in the TTLS configuration.
+_TTLS_ENTRY = 6 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,18 @@ def find_marble(manifest: Manifest, marble_type: str) -> tuple[Marble, Package]:
     if package is None:
         raise VerificationFailed(f'undefined package "{marble.package}"', "undefined_package")
     return marble, package
+
+
+def oversized(manifest: Manifest) -> Iterator[Problem]:
+    """Marbles whose answer no client would take: better known when the manifest is set than at each activation."""
+    for name, marble in manifest.marbles.items():
+        parameters = marble.parameters
+        size = sum(len(argument.encode()) for argument in parameters.argv)
+        size += sum(len(key) + len(value.data) for key, value in (*parameters.files.items(), *parameters.env.items()))
+        tags = [manifest.tls[tag] for tag in marble.tls]
+        size += _TTLS_ENTRY * sum(len(tag.incoming) + len(tag.outgoing) for tag in tags)
+        if size > MAX_PARAMETERS:
+            yield Problem(f"Marbles.{name}", f"parameters of about {size} bytes, at most {MAX_PARAMETERS} can be sent")
 
 
 def check_budget(marble_type: str, marble: Marble, activations: int) -> None:

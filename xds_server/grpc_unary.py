@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 from grpclib.const import Status
@@ -262,10 +262,8 @@ class UnaryProtocol(asyncio.Protocol):
         self._end(call, head + trailers)
 
     def _end(self, call: _Call, headers: list[tuple[bytes, bytes]]) -> None:
-        try:
+        with suppress(H2Error):  # the peer closed the stream or the connection meanwhile
             self._h2.send_headers(call.stream, headers, end_stream=True)
-        except H2Error:
-            pass  # the peer closed the stream or the connection meanwhile
         self._drop(call)
         if self._leaving and not self._calls:
             self._flush()

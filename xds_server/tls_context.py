@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
+
+from sds.keys import SigningKey
 
 # TLS 1.2 without forward secrecy or AEAD is refused. The suites of TLS 1.3 are OpenSSL's own list.
 CIPHERS_1_2 = b"ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -27,7 +28,7 @@ class ServerCredential:
     """What a port shows: certificates, leaf first, and the leaf's key. One object (by identity), one context."""
 
     chain: tuple[x509.Certificate, ...]
-    key: ec.EllipticCurvePrivateKey = field(repr=False)
+    key: SigningKey = field(repr=False)
 
 
 CredentialProvider = Callable[[], ServerCredential | None]

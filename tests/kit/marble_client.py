@@ -85,12 +85,13 @@ class MarbleCredentials:
         """A quote bound to this certificate, as it goes over the wire."""
         return issuer.issue(marble_report_data(self.certificate_der)).to_wire()
 
-    def tls(self) -> ssl.SSLContext:
+    def tls(self, alpn: str = "h2") -> ssl.SSLContext:
         """The client side of the Marble API's TLS: shows this certificate, verifies nothing."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-        context.set_alpn_protocols(["h2"])
+        if alpn:
+            context.set_alpn_protocols([alpn])
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / "client.pem"
             key = self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

@@ -30,7 +30,11 @@ def test_go_escapes_html_characters_and_line_separators() -> None:
     assert encode("<a>&\u2028\u2029é") == '"\\u003ca\\u003e\\u0026\\u2028\\u2029é"\n'.encode()
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda c: st.lists(c) | st.dictionaries(st.text(), c)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(), lambda c: st.lists(c) | st.dictionaries(st.text(), c)
+    )
+)
 def test_what_is_encoded_reads_back(value: object) -> None:
     try:
         expected = json.loads(json.dumps(value).encode("utf-8", "surrogatepass"))
@@ -86,7 +90,17 @@ def test_a_padded_url_safe_nonce_is_read(nonce: bytes) -> None:
 # Positions computed with Go's encoding/base64.URLEncoding.
 @pytest.mark.parametrize(
     ("text", "at"),
-    [("YQ", 0), ("YWJjZA", 4), ("YQ=", 3), ("Y===", 1), ("=", 0), ("YQ==x", 4), ("Y+==", 1), ("YWI=YQ==", 4), ("YQ=x", 2)],
+    [
+        ("YQ", 0),
+        ("YWJjZA", 4),
+        ("YQ=", 3),
+        ("Y===", 1),
+        ("=", 0),
+        ("YQ==x", 4),
+        ("Y+==", 1),
+        ("YWI=YQ==", 4),
+        ("YQ=x", 2),
+    ],
 )
 def test_a_bad_nonce_is_refused_in_gos_words(text: str, at: int) -> None:
     with pytest.raises(BadRequest) as e:

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TLS in front of a protocol: who is let in, what the protocol sees, and how everybody ends in time."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import subprocess
+
+import pytest
+
+from tests.kit.marble_client import MarbleCredentials
+from tests.kit.tls_port import client_context, tls_port
+from xds_server.tls_front import TlsFrontConfig, TlsTransport
+
+PLAIN = TlsFrontConfig(alpn=(b"http/1.1",))
+SHORT = TlsFrontConfig(alpn=(b"http/1.1",), handshake_timeout=0.2, idle_timeout=0.2, close_timeout=0.2)
+MARBLES = TlsFrontConfig(alpn=(b"h2",), alpn_required=True, require_client_certificate=True)
+
+
+class Echo(asyncio.Protocol):
+    """Sends back what comes, and notes what it is told."""
+
+    def __init__(self, transport: TlsTransport) -> None:
+        self.transport = transport
+        self.lost: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+        self.paused = 0
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def pause_writing(self) -> None:
+        self.paused += 1
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.set_result(exc)
+
+
+class Echoes:
+    def __init__(self) -> None:
+        self.made: list[Echo] = []
+
+    def __call__(self, transport: TlsTransport) -> Echo:
+        self.made.append(Echo(transport))
+        return self.made[-1]
+
+
+async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes) -> bytes:
+    writer.write(data)
+    await writer.drain()
+    return await reader.readexactly(len(data))
+
+
+async def bye(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    try:
+        await writer.wait_closed()
+    except OSError:
+        return
+
+
+async def test_bytes_go_both_ways_and_close_notify_ends_it() -> None:
+    echoes = Echoes()
+    async with tls_port(echoes) as port:
+        reader, writer = await port.connect()
+        data = bytes(range(256)) * 4096
+        echo, _ = await asyncio.gather(reader.readexactly(len(data)), send(writer, data))
+        assert echo == data
+        await bye(writer)
+        assert await echoes.made[0].lost is None
+
+
+async def send(writer: asyncio.StreamWriter, data: bytes) -> None:
+    writer.write(data)
+    await writer.drain()
+
+
+@pytest.mark.parametrize("expired", [False, True])
+async def test_any_client_certificate_is_taken_and_handed_on_byte_for_byte(expired: bool) -> None:
+    echoes = Echoes()
+    credentials = MarbleCredentials.make(expired=expired)
+    async with tls_port(echoes, MARBLES) as port:
+        reader, writer = await port.connect(credentials, alpn="h2")
+        assert await talk(reader, writer, b"hello") == b"hello"
+        transport = echoes.made[0].transport
+        assert transport.peer_certificate_der == credentials.certificate_der
+        assert transport.get_extra_info("alpn") == "h2"
+        assert transport.get_extra_info("peername")[0] == "127.0.0.1"
+        await bye(writer)
+
+
+async def test_without_a_client_certificate_there_is_none_to_see() -> None:
+    echoes = Echoes()
+    async with tls_port(echoes) as port:
+        reader, writer = await port.connect()
+        await talk(reader, writer, b"x")
+        assert echoes.made[0].transport.peer_certificate_der is None
+        await bye(writer)
+
+
+async def test_where_a_client_certificate_is_required_none_means_no_connection() -> None:
+    echoes = Echoes()
+    async with tls_port(echoes, MARBLES) as port:
+        # In TLS 1.3 the client learns of the refusal only with its first read.
+        with pytest.raises((ssl.SSLError, OSError)):
+            reader, _ = await port.connect(alpn="h2")
+            if await reader.read(1) == b"":
+                raise OSError("closed")
+        assert "peer did not return a certificate" in port.refused[0]
+        assert echoes.made == []
+
+
+@pytest.mark.parametrize("alpn", ["", "http/1.1"])
+async def test_where_h2_is_required_nothing_else_gets_through(alpn: str) -> None:
+    async with tls_port(Echoes(), MARBLES) as port:
+        reader, writer = await port.connect(MarbleCredentials.make(), alpn=alpn)
+        assert await reader.read(1) == b""
+        assert port.refused == ["client did not offer h2 by ALPN"]
+        await bye(writer)
+
+
+async def test_plain_http_is_closed_with_a_reason() -> None:
+    async with tls_port(Echoes()) as port:
+        reader, writer = await port.connect_plain()
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        await reader.read()
+        assert port.refused == ["plain http on a TLS port: use https"]
+        await bye(writer)
+
+
+@pytest.mark.parametrize("start", [b"", b"\x16\x03\x01"])
+async def test_a_handshake_that_does_not_come_ends_in_time(start: bytes) -> None:
+    async with tls_port(Echoes(), SHORT) as port:
+        reader, writer = await port.connect_plain()
+        writer.write(start)
+        assert await reader.read() == b""
+        assert port.refused == ["handshake took too long"]
+        await bye(writer)
+
+
+async def test_a_client_that_says_nothing_or_trickles_ends_in_time() -> None:
+    echoes = Echoes()
+    async with tls_port(echoes, SHORT) as port:
+        reader, writer = await port.connect()
+        while not echoes.made[0:] or not echoes.made[0].lost.done():
+            writer.write(b".")  # bytes alone are no progress: only a handled request is
+            try:
+                await asyncio.wait_for(reader.read(1), 0.05)
+            except (TimeoutError, OSError):
+                pass
+        assert port.front.connections == 0
+        await bye(writer)
+
+
+async def test_a_connection_in_use_is_not_idle() -> None:
+    echoes = Echoes()
+    async with tls_port(echoes, SHORT) as port:
+        reader, writer = await port.connect()
+        await talk(reader, writer, b"x")
+        with echoes.made[0].transport.in_use():
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(reader.read(1), 2 * SHORT.idle_timeout)
+        assert await reader.read() == b""
+        await bye(writer)
+
+
+async def test_a_peer_that_does_not_read_pauses_the_protocol_and_is_not_read_either() -> None:
+    echoes = Echoes()
+    async with tls_port(echoes) as port:
+        reader, writer = await port.connect()
+        await talk(reader, writer, b"x")
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        chunk = bytes(1 << 20)
+        for _ in range(64):
+            echoes.made[0].transport.write(chunk)
+            if echoes.made[0].paused:
+                break
+            await asyncio.sleep(0)
+        assert echoes.made[0].paused == 1
+        assert echoes.made[0].transport.get_write_buffer_size() > 0
+        writer.transport.abort()
+
+
+async def test_a_paused_protocol_gets_nothing_until_it_resumes() -> None:
+    echoes = Echoes()
+    async with tls_port(echoes) as port:
+        reader, writer = await port.connect()
+        await talk(reader, writer, b"x")
+        transport = echoes.made[0].transport
+        transport.pause_reading()
+        assert not transport.is_reading()
+        writer.write(b"later")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reader.read(1), 0.05)
+        transport.resume_reading()
+        assert await reader.readexactly(5) == b"later"
+        await bye(writer)
+
+
+async def test_too_many_connections_are_refused_and_the_first_live_on() -> None:
+    one = TlsFrontConfig(alpn=(b"http/1.1",), max_connections=1)
+    async with tls_port(Echoes(), one) as port:
+        reader, writer = await port.connect()
+        with pytest.raises(OSError):
+            await port.connect()
+        assert port.refused == ["too many connections (1)"]
+        assert await talk(reader, writer, b"still") == b"still"
+        await bye(writer)
+
+
+async def test_without_a_certificate_to_show_nobody_gets_in() -> None:
+    async with tls_port(Echoes()) as port:
+        port.front._credential = lambda: None
+        with pytest.raises(OSError):
+            await port.connect()
+        assert port.refused == ["no certificate to serve yet"]
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_tls_1_2_and_1_3_are_spoken(version: ssl.TLSVersion) -> None:
+    async with tls_port(Echoes()) as port:
+        context = client_context()
+        context.minimum_version = context.maximum_version = version
+        reader, writer = await asyncio.open_connection("127.0.0.1", port.port, ssl=context)
+        assert await talk(reader, writer, b"x") == b"x"
+        await bye(writer)
+
+
+@pytest.mark.parametrize("group", ["P-256", "P-384", "P-521", "X25519"])
+async def test_clients_in_fips_mode_find_a_group(group: str) -> None:
+    async with tls_port(Echoes()) as port:
+        done = await asyncio.to_thread(
+            subprocess.run,
+            ["openssl", "s_client", "-connect", f"127.0.0.1:{port.port}", "-groups", group, "-brief"],
+            input=b"",
+            capture_output=True,
+            timeout=10,
+            check=False,
+        )
+        assert b"CONNECTION ESTABLISHED" in done.stderr

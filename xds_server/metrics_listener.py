@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plain-HTTP listener for Prometheus: `/metrics`, and `/events` beside it. Nothing secret is behind either."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+from http import HTTPStatus
+
+from aiohttp import web
+from aiohttp.web_request import BaseRequest
+from prometheus_client import generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0
+
+from xds_server.events import EventLog
+from xds_server.metrics import CoordinatorMetrics
+
+# A few Prometheus servers scrape; a connection without a complete request ends after the idle time.
+MAX_CONNECTIONS = 64
+_IDLE_SECONDS = 30.0
+
+
+class MetricsListener:
+    """Serves on an already bound socket."""
+
+    def __init__(self, metrics: CoordinatorMetrics, events: EventLog) -> None:
+        self._metrics = metrics
+        self._events = events
+        self._http: web.Server | None = None
+        self._server: asyncio.Server | None = None
+
+    async def start(self, listener: socket.socket) -> None:
+        http = web.Server(
+            self._handle,
+            access_log=None,
+            logger=logging.getLogger("xds_server.http"),
+            keepalive_timeout=_IDLE_SECONDS,
+            lingering_time=0.0,
+            auto_decompress=False,
+        )
+
+        def connect() -> asyncio.Protocol:
+            return http() if len(http.connections) < MAX_CONNECTIONS else _Full()
+
+        self._http = http
+        self._server = await asyncio.get_running_loop().create_server(connect, sock=listener)
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        if self._http is not None:
+            self._http.pre_shutdown()
+            await self._http.shutdown(1.0)
+
+    async def _handle(self, request: BaseRequest) -> web.StreamResponse:
+        if request.method not in ("GET", "HEAD"):
+            return web.Response(status=HTTPStatus.METHOD_NOT_ALLOWED, text="use GET\n")
+        match request.rel_url.path:
+            case "/metrics":
+                with self._metrics.scrapes_in_flight.track_inprogress():
+                    self._metrics.scrapes.labels("200").inc()
+                    body = generate_latest(self._metrics.registry)
+                return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_PLAIN_1_0_0})
+            case "/events":
+                text = json.dumps(self._events.to_json(), separators=(",", ":"))
+                return web.Response(text=text + "\n", content_type="application/json")
+            case _:
+                return web.Response(status=HTTPStatus.NOT_FOUND, text="paths are /metrics and /events\n")
+
+
+class _Full(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.abort()
