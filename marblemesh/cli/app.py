@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tree of verbs, and the one place where an error becomes a line on stderr and an exit status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, cast
+
+import typer
+
+from manifests.errors import ManifestError
+from marblemesh.cli import certificate_verbs, manifest_verbs, status_verbs
+from marblemesh.cli.errors import CliError
+from marblemesh.client import ClientError
+from sds.attestation.errors import AttestationError
+
+_PROGRAMS = "Programs"
+
+app = typer.Typer(
+    name="marblemesh",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+    help="A service mesh for confidential computing: mTLS ends inside the enclave, and one attestation statement "
+    "proves the whole app.",
+    epilog="Try it: marblemesh demo  ·  Then: marblemesh manifest check FILE, marblemesh coordinator --simulation, "
+    "marblemesh manifest set FILE localhost:4433 --simulation",
+)
+app.add_typer(manifest_verbs.verbs, name="manifest")
+app.add_typer(certificate_verbs.verbs, name="certificate")
+app.command(epilog="Example: marblemesh status coordinator:4433 --era-config era-config.json")(status_verbs.status)
+app.command(epilog="Example: marblemesh verify localhost:4433 --simulation -o json")(status_verbs.verify)
+app.command(epilog="Example: marblemesh version -o json")(status_verbs.version)
+
+
+def _program(name: str, help_text: str) -> None:
+    """List a program that `marblemesh` starts before it comes here; loading it would bring its libraries along."""
+
+    def elsewhere() -> None:
+        raise CliError(f"{name} is a program of its own: run 'marblemesh {name}'")
+
+    app.command(
+        name,
+        help=help_text,
+        rich_help_panel=_PROGRAMS,
+        add_help_option=False,
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    )(elsewhere)
+
+
+_program("coordinator", "The control plane: verifies quotes against the manifest, issues certificates, speaks xDS.")
+_program("proxy", "A Marble's worker: attests, starts the app, terminates mTLS in front of it.")
+_program("demo", "A whole confidential app on this machine, beside a real Envoy, in simulated enclaves.")
+
+
+class _Usage(Protocol):
+    def format_message(self) -> str: ...
+
+
+# typer carries its own copy of click since 0.2x and used the real one before; in both this is click's UsageError.
+_UsageError = cast(type[Exception], typer.BadParameter.__mro__[1])
+
+
+def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Carry out one command line and return its exit status: 0 good, 1 failed or the answer is no, 2 wrong usage."""
+    try:
+        result: Any = app(args=list(arguments), prog_name="marblemesh", standalone_mode=False, obj=environment)
+    except _UsageError as error:
+        return _usage(error)
+    except (CliError, ClientError, AttestationError, ManifestError) as error:
+        return _fail(str(error), 1)
+    except typer.Abort:
+        return _fail("aborted", 1)
+    except BrokenPipeError:
+        return 1  # the reader (head, less) has seen enough
+    except OSError as error:
+        return _fail(f"{error.strerror or type(error).__name__}".lower(), 1)
+    return result if isinstance(result, int) else 0
+
+
+def _usage(error: Exception) -> int:
+    text = cast(_Usage, error).format_message()
+    # Called without a verb: the text is the help, or rich has printed it already.
+    if not text or "\n" in text.strip():
+        typer.echo(text.rstrip(), err=True)
+        return 2
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "marblemesh"
+    text = text.replace("Value error, ", "")
+    return _fail(f"{_lower(text.strip().rstrip('.'))} (see {command} --help)", 2)
+
+
+def _fail(text: str, status: int) -> int:
+    line = " ".join(text.split())
+    typer.secho(f"marblemesh: {line}", fg=typer.colors.RED, err=True)
+    return status
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]

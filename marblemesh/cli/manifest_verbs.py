@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`marblemesh manifest …`: check, fingerprint, set, get and verify manifests."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from manifests.errors import ManifestError, ManifestSyntaxError, Problem
+from manifests.model import Manifest
+from manifests.parse import parse
+from manifests.schema import schema_text
+from marblemesh.cli.errors import CliError, NegativeResult
+from marblemesh.cli.files import write_file
+from marblemesh.cli.manifest_file import ManifestFile, read_manifest
+from marblemesh.cli.output import Format, OutputFile, OutputFormat, print_json, target, wants_json
+from marblemesh.cli.trust import connect, keep_certificate, warn
+from marblemesh.cli.trust_options import Address, TrustOptions, with_trust
+
+verbs = typer.Typer(no_args_is_help=True, help="Check, set, read and verify the manifest: what may run in the mesh.")
+
+ManifestPath = Annotated[Path, typer.Argument(metavar="FILE", help="The manifest: JSON, or YAML (.yaml, .yml).")]
+
+_FINGERPRINT = re.compile(r"[0-9a-fA-F]{64}")
+
+
+@verbs.command(epilog="Example: marblemesh manifest check manifest.json && echo fine")
+def check(file: ManifestPath, output: OutputFormat = Format.TEXT) -> None:
+    """Check a manifest here, without a Coordinator: every rule, all problems at once.
+
+    Problems and warnings go to stderr, one a line, each with its place. Exit status 1 if the manifest is refused.
+    """
+    document = read_manifest(file)
+    try:
+        manifest = parse(document.raw)
+    except ManifestError as error:
+        if output is Format.JSON:
+            print_json({"valid": False, "problems": _problems(error.problems), "warnings": []})
+            raise typer.Exit(1) from None
+        for problem in error.problems:
+            typer.echo(
+                f"{_place(document, error)}: {problem if not _line(error) else _without_line(problem)}", err=True
+            )
+        raise typer.Exit(1) from None
+    _show_checked(document, manifest, output)
+
+
+@verbs.command(epilog="Example: marblemesh manifest signature manifest.json")
+def signature(file: ManifestPath, output: OutputFormat = Format.TEXT) -> None:
+    """Print a manifest's fingerprint: the SHA-256 of its bytes, by which Marbles and data owners know it."""
+    fingerprint = read_manifest(file).fingerprint
+    if output is Format.JSON:
+        print_json({"manifestFingerprint": fingerprint})
+    else:
+        typer.echo(fingerprint)
+
+
+@verbs.command(epilog="Example: marblemesh manifest schema > manifest.schema.json")
+def schema() -> None:
+    """Print the manifest's JSON Schema, for editors that complete and check while you type."""
+    typer.echo(schema_text(), nl=False)
+
+
+@verbs.command(
+    "set",
+    epilog="Example: marblemesh manifest set manifest.json coordinator:4433 --era-config era.json -r recovery.json",
+)
+@with_trust()
+def set_(
+    file: ManifestPath,
+    address: Address,
+    trust: TrustOptions,
+    recoverydata: Annotated[
+        Path | None,
+        typer.Option("--recoverydata", "-r", metavar="FILE", help="Where to write the recovery secrets, if any."),
+    ] = None,
+    no_check: Annotated[
+        bool, typer.Option("--no-check", help="Upload without checking here; the Coordinator checks in any case.")
+    ] = False,
+    output: OutputFormat = Format.TEXT,
+) -> None:
+    """Attest a Coordinator and give it its manifest. This can be done once; later changes need the users it names.
+
+    Prints the fingerprint, and keeps the Coordinator's certificates for later verbs.
+    """
+    document = read_manifest(file)
+    if not no_check:
+        _require_valid(document)
+    secrets = asyncio.run(_set(document, address, trust))
+    _report_set(document, secrets, recoverydata, output)
+
+
+@verbs.command(epilog="Example: marblemesh manifest get coordinator:4433 --era-config era-config.json -o manifest.json")
+@with_trust()
+def get(
+    address: Address,
+    trust: TrustOptions,
+    output: OutputFile = None,
+    signature: Annotated[
+        bool, typer.Option("--signature", "-s", help='Wrap it: {"ManifestSignature": …, "Manifest": …}.')
+    ] = False,
+    keep_cert: Annotated[
+        bool, typer.Option("--keep-cert", help="Keep the Coordinator's certificates for later verbs.")
+    ] = False,
+) -> None:
+    """Attest a Coordinator and read the manifest in force, byte for byte; the root's signature over it is verified."""
+    asyncio.run(_get(address, trust, output, signature=signature, keep_cert=keep_cert))
+
+
+@verbs.command(epilog="Example: marblemesh manifest verify manifest.json coordinator:4433 --era-config era-config.json")
+@with_trust()
+def verify(
+    manifest: Annotated[str, typer.Argument(metavar="FILE|FINGERPRINT", help="The manifest, or its fingerprint.")],
+    address: Address,
+    trust: TrustOptions,
+    output: OutputFormat = Format.TEXT,
+) -> None:
+    """Attest a Coordinator and check that exactly this manifest is in force. Exit status 1 if not.
+
+    Prints OK, and keeps the Coordinator's certificates for later verbs.
+    """
+    wanted = _wanted(manifest)
+    asyncio.run(_verify(wanted, address, trust, output))
+
+
+def _show_checked(document: ManifestFile, manifest: Manifest, output: Format) -> None:
+    if output is Format.JSON:
+        print_json(
+            {
+                "valid": True,
+                "manifestFingerprint": manifest.fingerprint,
+                "problems": [],
+                "warnings": _problems(manifest.warnings),
+            }
+        )
+        return
+    for warning in manifest.warnings:
+        warn(f"{document.path}: {warning}")
+    typer.echo(f"OK, fingerprint {manifest.fingerprint}")
+
+
+def _problems(problems: tuple[Problem, ...]) -> list[dict[str, str]]:
+    return [{"path": problem.path, "message": problem.message} for problem in problems]
+
+
+def _require_valid(document: ManifestFile) -> None:
+    try:
+        manifest = parse(document.raw)
+    except ManifestError as error:
+        text = _without_line(error.problems[0]) if _line(error) else str(error)
+        raise CliError(f"{_place(document, error)}: {text}") from None
+    for warning in manifest.warnings:
+        warn(f"{document.path}: {warning}")
+
+
+def _line(error: ManifestError) -> bool:
+    return isinstance(error, ManifestSyntaxError)
+
+
+def _place(document: ManifestFile, error: ManifestError) -> str:
+    """`file`, or `file:line:column` as compilers write it and editors jump to."""
+    if isinstance(error, ManifestSyntaxError):
+        return f"{document.path}:{error.line}:{error.column}"
+    return str(document.path)
+
+
+def _without_line(problem: Problem) -> str:
+    return "invalid JSON: " + problem.message.partition(": ")[2]
+
+
+async def _set(document: ManifestFile, address: str, trust: TrustOptions) -> Mapping[str, str]:
+    client = await connect(address, trust)
+    secrets = await client.set_manifest(document.raw)
+    keep_certificate(client, trust)
+    return secrets
+
+
+def _report_set(document: ManifestFile, secrets: Mapping[str, str], path: Path | None, output: Format) -> None:
+    """Print, and never lose, what the Coordinator hands out only once."""
+    wrapped = {"RecoverySecrets": dict(secrets)}
+    problem: CliError | None = None
+    if secrets and path is not None:
+        try:
+            write_file(path, "the recovery secrets", (json.dumps(wrapped) + "\n").encode())
+        except CliError as error:
+            problem = error  # printed below instead: nobody can ask for them again
+    saved = path is not None and problem is None
+    if output is Format.JSON:
+        print_json({"manifestFingerprint": document.fingerprint, **(wrapped if secrets and not saved else {})})
+    else:
+        typer.echo(f"Manifest fingerprint: {document.fingerprint}")
+        if secrets:
+            typer.echo(f"Recovery secrets written to {path}" if saved else json.dumps(wrapped))
+    if problem is not None:
+        raise CliError(f"{problem}; the manifest is set, and the recovery secrets are printed on stdout instead")
+
+
+async def _get(address: str, trust: TrustOptions, output: str | None, *, signature: bool, keep_cert: bool) -> None:
+    client = await connect(address, trust)
+    statement = await client.manifest()
+    if keep_cert:
+        keep_certificate(client, trust)
+    if wants_json(output):
+        print_json(
+            {
+                "manifestFingerprint": statement.fingerprint,
+                "manifestSignatureRootECDSA": base64.b64encode(statement.signature).decode(),
+                "manifest": base64.b64encode(statement.raw).decode(),
+            }
+        )
+        return
+    data = statement.raw
+    if signature:
+        try:
+            document = json.loads(data)
+        except (ValueError, RecursionError):
+            raise CliError("the Coordinator's manifest is no JSON") from None
+        data = json.dumps({"ManifestSignature": statement.fingerprint, "Manifest": document}, indent=2).encode()
+    path = target(output, None)
+    if path is None:
+        typer.echo(data)
+    else:
+        write_file(path, "the manifest", data)
+        typer.echo(f"Manifest written to {path}", err=True)
+
+
+def _wanted(manifest: str) -> str:
+    """The fingerprint that the argument is, or that of the file that it names."""
+    path = Path(manifest)
+    if _FINGERPRINT.fullmatch(manifest) and not path.exists():
+        return manifest.lower()
+    if not path.exists():
+        raise CliError(f"{manifest[:200]!r} is neither a file nor a fingerprint (64 hex digits)")
+    return read_manifest(path).fingerprint
+
+
+async def _verify(wanted: str, address: str, trust: TrustOptions, output: Format) -> None:
+    client = await connect(address, trust)
+    found = (await client.manifest()).fingerprint
+    matches = found == wanted
+    if output is Format.JSON:
+        print_json({"match": matches, "manifestFingerprint": found, "expectedFingerprint": wanted})
+    if not matches:
+        raise NegativeResult(
+            f"another manifest is in force at {address}: its fingerprint is {found}, expected {wanted}"
+        )
+    keep_certificate(client, trust)
+    if output is Format.TEXT:
+        typer.echo("OK")
