@@ -77,11 +77,11 @@ class Process:
         if self.status is None:
             self._child.send_signal(number)
 
-    async def stop(self) -> None:
+    async def stop(self, grace: float = GRACE_SECONDS) -> None:
         """SIGTERM, then SIGKILL to whatever is left of its process group."""
         self.signal(signal.SIGTERM)
         with suppress(TimeoutError):
-            async with asyncio.timeout(GRACE_SECONDS):
+            async with asyncio.timeout(grace):
                 await self._child.wait()
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
@@ -106,8 +106,9 @@ class Process:
 class Processes:
     """All children of the demo. As a context manager it leaves none behind."""
 
-    def __init__(self, logs: Path) -> None:
-        self._logs = logs
+    def __init__(self, logs: Path, grace: float = GRACE_SECONDS) -> None:
+        """`logs` is the directory for logs; `grace` how many seconds a process has to end after SIGTERM."""
+        self._logs, self._grace = logs, grace
         self._started: list[Process] = []
         self._finished: set[str] = set()
 
@@ -158,7 +159,7 @@ class Processes:
         """End all, the last started first: whoever asks goes before who answers. Cancelling does not stop it."""
         for process in reversed(self._started):
             process.signal(signal.SIGTERM)
-        await asyncio.gather(*(process.stop() for process in self._started))
+        await asyncio.gather(*(process.stop(self._grace) for process in self._started))
         self._started.clear()
 
     def _last_words(self, what: str) -> tuple[str, ...]:

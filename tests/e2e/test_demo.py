@@ -9,9 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,13 @@ class Run:
     state: Path
 
 
+@contextmanager
+def short_directory() -> Iterator[Path]:
+    """pytest's own names leave too little room for the paths of UNIX sockets."""
+    with tempfile.TemporaryDirectory(prefix="d") as directory:
+        yield Path(directory)
+
+
 def demo(state: Path, *options: str) -> list[str]:
     return [sys.executable, "-m", "marblemesh", "demo", "--state-dir", str(state), *options]
 
@@ -63,8 +71,12 @@ def capture() -> LoopbackCapture | None:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    state = tmp_path_factory.mktemp("d")
+def run() -> Iterator[Run]:
+    with short_directory() as state:
+        yield observed_run(state)
+
+
+def observed_run(state: Path) -> Run:
     watch = capture()
     with watch or nullcontext():
         command = demo(state, "--once", "--votes", str(VOTES), "-o", "json")
@@ -130,9 +142,15 @@ def processes_of(state: Path) -> list[str]:
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A demo that has cast its first votes and would go on for ever."""
-    command = demo(tmp_path, "-o", "json")
+def state() -> Iterator[Path]:
+    with short_directory() as directory:
+        yield directory
+
+
+@pytest.fixture
+def running(state: Path) -> Iterator[subprocess.Popen[str]]:
+    """A demo that has begun to vote and would go on for ever."""
+    command = demo(state, "-o", "json")
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         killer = threading.Timer(120, process.kill)
         killer.start()
@@ -145,17 +163,17 @@ def running(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_ctrl_c_ends_a_running_demo_and_leaves_nothing(running: subprocess.Popen[str], tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_running_demo_and_leaves_nothing(running: subprocess.Popen[str], state: Path) -> None:
     running.send_signal(signal.SIGINT)
     out, _ = running.communicate(timeout=60)
     assert running.returncode == 0
     assert json.loads(out)["ok"]
-    assert [path.name for path in tmp_path.iterdir()] == ["logs"]
-    assert not processes_of(tmp_path)
+    assert [path.name for path in state.iterdir()] == ["logs"]
+    assert not processes_of(state)
 
 
-def test_a_second_demo_says_who_has_the_directory(running: subprocess.Popen[str], tmp_path: Path) -> None:
-    second = subprocess.run(demo(tmp_path, "--once"), capture_output=True, text=True, check=False, timeout=60)
+def test_a_second_demo_says_who_has_the_directory(running: subprocess.Popen[str], state: Path) -> None:
+    second = subprocess.run(demo(state, "--once"), capture_output=True, text=True, check=False, timeout=60)
     assert second.returncode == 1
     assert f"process {running.pid}" in second.stderr
     assert "Traceback" not in second.stderr
