@@ -34,7 +34,7 @@ from xds_server.snapshot import DEFAULT_BIND, Snapshot
 ADVERTISE = "ADVERTISE"
 
 
-class AccessDenied(CoordinatorError):
+class AccessDenied(CoordinatorError):  # noqa: N818 - named like the gRPC status it becomes
     """This client gets nothing. `status` is the gRPC status name; `reason` a bounded label for metrics.
 
     The text goes to the client: it speaks of the client's own certificate and request, never of others.
@@ -53,7 +53,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """An authenticated xDS client: an activated Marble (`name` is its type) or a gateway of the manifest (no `uuid`)."""
+    """An authenticated xDS client: an activated Marble (`name` is its type) or a gateway (no `uuid`)."""
 
     role: Role
     name: str
@@ -88,7 +88,7 @@ class Mesh:
     """One per Coordinator. `now` gives the time (UTC, aware); `grace` see `mesh_endpoints`."""
 
     def __init__(self, now: Callable[[], datetime], *, grace: timedelta = DEFAULT_GRACE) -> None:
-        self._now = now
+        self.now = now
         self._manifest: Manifest | None = None
         self._ca: CertificateAuthority | None = None
         self._snapshot: Snapshot | None = None
@@ -148,7 +148,7 @@ class Mesh:
         """
         if self._ca is None:
             raise AccessDenied("UNAVAILABLE", "no_manifest", "no manifest is set yet: try again")
-        now = self._now()
+        now = self.now()
         if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
             raise AccessDenied("UNAUTHENTICATED", "expired", "certificate is expired or not valid yet")
         gateway = self._gateways.get(certificate.public_bytes(Encoding.DER))
@@ -187,7 +187,7 @@ class Mesh:
     def advertised(self, client: Client, node: Node) -> str | None:
         """The address under which a Marble says that it can be reached: one of the names in its certificate, or None.
 
-        Raises AccessDenied for any other: an attested but broken Marble must not draw others' connections to a stranger.
+        Raises AccessDenied for any other: a broken Marble must not draw others' connections to a stranger.
         """
         value = node.metadata.fields[ADVERTISE].string_value if ADVERTISE in node.metadata.fields else ""
         if not value or client.role is not Role.MARBLE:
@@ -208,28 +208,28 @@ class Mesh:
         """A stream of the client begins. `resolved`: the IP address of an advertised DNS name, looked up by the caller;
         without it a name that is not an IP address is no endpoint. Raises AccessDenied."""
         self.check_node(client, node)
-        advertised = self.advertised(client, node)
-        address = resolved or advertised
-        if client.role is not Role.MARBLE or address is None or not _is_ip(address):
+        address = resolved or self.advertised(client, node)
+        if client.role is not Role.MARBLE:
             return
         key = (client.name, client.uuid)
-        moved = self._endpoints.address(key) != address
-        if self._endpoints.connected(key, address) or moved:
+        before = self._endpoints.address(key)
+        changed = self._endpoints.connected(key, address if address is not None and _is_ip(address) else None)
+        if changed or before != self._endpoints.address(key):
             self._changed()
 
     def ready(self, client: Client) -> None:
         """The client acknowledged its listeners: it can be reached from now on."""
         if self._endpoints.ready((client.name, client.uuid)):
-            self._endpoints.expire(self._now())
+            self._endpoints.expire(self.now())
             self._changed()
 
     def disconnected(self, client: Client) -> None:
         """A stream of the client ended."""
-        self._endpoints.disconnected((client.name, client.uuid), self._now())
+        self._endpoints.disconnected((client.name, client.uuid), self.now())
 
     def expire(self) -> datetime | None:
         """Let go of instances whose grace is over; returns when to call again, None: after the next lost stream."""
-        if self._endpoints.expire(self._now()):
+        if self._endpoints.expire(self.now()):
             self._changed()
         return self._endpoints.next_expiry()
 

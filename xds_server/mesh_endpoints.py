@@ -23,7 +23,7 @@ Instance = tuple[str, str]  # Marble type, UUID
 
 @dataclass(slots=True)
 class _State:
-    address: str
+    address: str | None  # None: did not say where it can be reached
     streams: int = 0
     ready: bool = False
     lost_at: datetime | None = None
@@ -36,14 +36,18 @@ class Endpoints:
     def __init__(self, grace: timedelta = DEFAULT_GRACE) -> None:
         self._grace = grace
         self._states: dict[Instance, _State] = {}
+        # By type; asked for by every client at every change, so kept until an instance changes.
+        self._members: dict[str, tuple[tuple[str, int], ...]] = {}
 
-    def connected(self, instance: Instance, address: str) -> bool:
-        """A stream of the instance began; `address` is an IP address."""
+    def connected(self, instance: Instance, address: str | None) -> bool:
+        """A stream of the instance began; `address` is an IP address, or None if this stream says nothing about it."""
         state = self._states.get(instance)
         if state is None:
             self._states[instance] = _State(address, streams=1)
             return False
+        address = address or state.address
         changed = state.ready and (state.address != address or state.kept)
+        self._members.pop(instance[0], None)
         state.address, state.lost_at, state.kept = address, None, False
         state.streams += 1
         return changed
@@ -54,6 +58,7 @@ class Endpoints:
         if state is None or state.ready:
             return False
         state.ready = True
+        self._members.pop(instance[0], None)
         return True
 
     def disconnected(self, instance: Instance, now: datetime) -> None:
@@ -66,6 +71,7 @@ class Endpoints:
     def expire(self, now: datetime) -> bool:
         """Apply the grace time."""
         changed = False
+        self._members.clear()
         overdue = [i for i, s in self._states.items() if s.lost_at is not None and s.lost_at + self._grace <= now]
         for instance in sorted(overdue, key=lambda i: self._states[i].lost_at or now):
             state = self._states[instance]
@@ -85,11 +91,13 @@ class Endpoints:
     def forget(self, instance: Instance) -> bool:
         """The instance is no longer part of the mesh: no grace, not even for the last one."""
         state = self._states.pop(instance, None)
+        self._members.pop(instance[0], None)
         return state is not None and state.ready
 
     def retain(self, instances: Iterable[Instance]) -> None:
         """Forget all others."""
         kept = set(instances)
+        self._members.clear()
         self._states = {instance: state for instance, state in self._states.items() if instance in kept}
 
     def address(self, instance: Instance) -> str | None:
@@ -99,8 +107,11 @@ class Endpoints:
 
     def members(self, marble_type: str) -> tuple[tuple[str, int], ...]:
         """(IP address, health status) of the instances of a type, sorted; each address once."""
+        if (known := self._members.get(marble_type)) is not None:
+            return known
         found: dict[str, int] = {}
         for (kind, _), state in self._states.items():
-            if kind == marble_type and state.ready:
+            if kind == marble_type and state.ready and state.address is not None:
                 found[state.address] = max(found.get(state.address, UNKNOWN), UNKNOWN if state.kept else HEALTHY)
-        return tuple(sorted(found.items()))
+        members = self._members[marble_type] = tuple(sorted(found.items()))
+        return members

@@ -140,7 +140,7 @@ class Snapshot:
 
     def _endpoint_list(self, key: EndpointKey, members: tuple[Member, ...]) -> Resource:
         known = self._endpoints.get(key)
-        if known is None or known[0] != members:
+        if known is None or (known[0] is not members and known[0] != members):
             message = routes.endpoints(key.name, ((host, key.port, health) for host, health in members))
             known = self._endpoints[key] = (members, self._make(ENDPOINT, key.name, message))
         return known[1]

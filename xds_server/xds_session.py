@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One discovery stream of one client: reads requests, writes what the rules in `sds.discovery` say is due.
+
+A reader and a writer run side by side: requests are taken at once, also while a response is being written, and a change
+of the mesh only marks the view as old, so that however much happens, what is written is the newest state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from sds.discovery import Kind, ProtocolError, Receipt, Stream, TypeStatus
+from sds.resources import LISTENER
+from sds.wire.discovery_pb2 import Node
+from xds_server.mesh import Client, Mesh
+from xds_server.xds_metrics import XdsMetrics, short_type
+
+# A client that has opened a stream asks at once; one that says nothing only holds a place.
+FIRST_REQUEST_SECONDS = 30.0
+# HTTP/2 flow control stops us when the client does not read. 30 s is longer than any pause of a living client.
+SEND_SECONDS = 30.0
+RESOLVE_SECONDS = 5.0
+
+
+class Log(Protocol):
+    """Where a session reports; a structlog logger fits."""
+
+    def info(self, event: str, **fields: object) -> object: ...
+    def warning(self, event: str, **fields: object) -> object: ...
+    def error(self, event: str, **fields: object) -> object: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ClientStatus:
+    """Where one stream stands: who, since when, and per type what was sent, taken and rejected."""
+
+    client: str
+    role: str
+    variant: str
+    since: datetime
+    types: Mapping[str, TypeStatus] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What a session needs of gRPC: `read` gives None at the end; both raise when the stream is broken."""
+
+    read: Callable[[], Awaitable[bytes | None]]
+    write: Callable[[bytes], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end, and until when its certificate says so."""
+
+    client: Client
+    not_after: datetime
+
+
+class Session:
+    """Runs until the client leaves, is no longer entitled, or misbehaves (ProtocolError, AccessDenied)."""
+
+    def __init__(self, peer: Peer, stream: Stream, ports: Ports, mesh: Mesh, log: Log, metrics: XdsMetrics) -> None:
+        self._peer = peer
+        self._stream = stream
+        self._ports = ports
+        self._mesh = mesh
+        self._log = log
+        self._metrics = metrics
+        self._wake = asyncio.Event()
+        self._stale_view = True
+        self._ended = False
+        self._stopping = False
+        self._failure: ProtocolError | None = None
+        self._written: dict[str, float] = {}
+        self.since = mesh.now()
+
+    # ---- from the server
+
+    def changed(self) -> None:
+        """The mesh changed: look again."""
+        self._stale_view = True
+        self._wake.set()
+
+    def stop(self) -> None:
+        """End the stream; the client will come back to whoever serves then."""
+        self._stopping = True
+        self._wake.set()
+
+    @property
+    def client(self) -> Client:
+        return self._peer.client
+
+    @property
+    def status(self) -> ClientStatus:
+        variant = type(self._stream).__name__.removesuffix("Stream").lower()
+        return ClientStatus(str(self.client), self.client.role.value, variant, self.since, self._stream.status)
+
+    # ---- the stream
+
+    async def run(self) -> None:
+        """Serve the stream. Raises ProtocolError or AccessDenied to tell how it must be ended."""
+        first = await self._first_request()
+        if first is None:
+            return
+        node = self._stream.node or Node()
+        self._mesh.connected(self.client, node, await self._resolve(node))
+        try:
+            self._note(first)
+            await self._read_and_write()
+        finally:
+            self._mesh.disconnected(self.client)
+
+    async def _read_and_write(self) -> None:
+        reader = asyncio.get_running_loop().create_task(self._read())
+        try:
+            await self._write()
+        finally:
+            reader.cancel()
+            await asyncio.wait((reader,))
+        if not reader.cancelled() and (fault := reader.exception()) is not None:
+            raise fault
+
+    async def _first_request(self) -> Receipt | None:
+        try:
+            async with asyncio.timeout(FIRST_REQUEST_SECONDS):
+                data = await self._ports.read()
+        except TimeoutError:
+            raise ProtocolError("DEADLINE_EXCEEDED", "no request on this stream") from None
+        return None if data is None else self._stream.receive_bytes(data)
+
+    async def _resolve(self, node: Node) -> str | None:
+        """EDS carries IP addresses only (Envoy rejects names there), so an advertised name is looked up here. DNS is
+        the host's to forge; all it can do is to send connections to somebody who then fails the TLS handshake."""
+        name = self._mesh.advertised(self.client, node)
+        if name is None:
+            return None
+        try:
+            async with asyncio.timeout(RESOLVE_SECONDS):
+                found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as e:
+            self._log.warning(
+                "advertised name not resolved, no endpoint", client=str(self.client), error=type(e).__name__
+            )
+            return None
+        return str(min(found, key=lambda entry: entry[0] != socket.AF_INET)[4][0])
+
+    async def _read(self) -> None:
+        try:
+            while (data := await self._ports.read()) is not None:
+                self._note(self._stream.receive_bytes(data))
+                self._wake.set()
+        except ProtocolError as e:
+            self._failure = e
+        finally:
+            self._ended = True
+            self._wake.set()
+
+    def _note(self, receipt: Receipt) -> None:
+        label = short_type(receipt.type_url)
+        if receipt.kind is Kind.STALE:
+            self._metrics.stale.labels(label).inc()
+        elif receipt.kind is Kind.NACK:
+            self._metrics.nacks.labels(label).inc()
+            self._log.warning("push rejected by client", client=str(self.client), type=label, error=receipt.error)
+        elif receipt.kind is Kind.ACK:
+            self._metrics.acks.labels(label).inc()
+            if (written := self._written.pop(receipt.type_url, None)) is not None:
+                self._metrics.ack_seconds.labels(label).observe(time.monotonic() - written)
+            if receipt.type_url == LISTENER:
+                self._mesh.ready(self.client)
+
+    async def _write(self) -> None:
+        while True:
+            self._end_if_due()
+            if self._ended:
+                return
+            if self._stale_view:
+                self._stale_view = False
+                self._stream.update(self._mesh.view(self.client))
+            if not await self._write_next():
+                await self._sleep()
+
+    def _end_if_due(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._stopping:
+            raise ProtocolError("UNAVAILABLE", "the coordinator is stopping: connect again")
+        if self._seconds_left() <= 0:
+            # A stream is as good as its identity: who holds a renewed one comes back with it at once.
+            raise ProtocolError("UNAUTHENTICATED", "the client certificate has expired: connect with the renewed one")
+
+    def _seconds_left(self) -> float:
+        return (self._peer.not_after - self._mesh.now()).total_seconds()
+
+    async def _write_next(self) -> bool:
+        response = self._stream.take_response()
+        if response is None:
+            return False
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                await self._ports.write(response.body)
+        except TimeoutError:
+            raise ProtocolError("DEADLINE_EXCEEDED", "the client does not read its responses") from None
+        label = short_type(response.type_url)
+        self._written[response.type_url] = time.monotonic()
+        self._metrics.pushes.labels(label).inc()
+        self._metrics.push_bytes.labels(label).inc(len(response.body))
+        return True
+
+    async def _sleep(self) -> None:
+        # At most an hour at a time: a certificate of MarbleRun's protocol lives 292 years, more than a timer can wait.
+        try:
+            async with asyncio.timeout(min(self._seconds_left(), 3600.0)):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+        self._wake.clear()
