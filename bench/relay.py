@@ -93,12 +93,12 @@ async def run(place: Place, rounds: int, core: int) -> dict[str, dict[str, objec
     app = start_app(place)
     proxies: dict[str, tuple[subprocess.Popen[bytes], int]] = {}
     try:
-        wait_for(place.app, app)
+        wait_for(place, place.app, app)
         for name, start in PEERS.items():
             port = free_port()
             process = start(place, port)
             proxies[name] = process, port
-            wait_for(port, process)
+            wait_for(place, port, process)
             os.sched_setaffinity(process.pid, {core})
         for name, (process, _) in proxies.items():
             samples["rss_idle"][name].append(resident_bytes(process.pid))

@@ -146,12 +146,13 @@ def envoy_config(place: Place, port: int) -> dict[str, object]:
     }
 
 
-def wait_for(address: Path | int, process: subprocess.Popen[bytes], seconds: float = 20.0) -> None:
+def wait_for(place: Place, address: Path | int, process: subprocess.Popen[bytes], seconds: float = 20.0) -> None:
     """Until something answers there. Raises if the process ends or the time is over."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise RuntimeError(f"{process.args!r} ended with status {process.returncode}, see its log")
+            logs = "".join(log.read_text(errors="replace")[-2000:] for log in Path(place.folder).glob("*.log"))
+            raise RuntimeError(f"{process.args!r} ended with status {process.returncode}:\n{logs}")
         with socket.socket(socket.AF_UNIX if isinstance(address, Path) else socket.AF_INET) as probe:
             try:
                 probe.connect(str(address) if isinstance(address, Path) else ("127.0.0.1", address))

@@ -12,6 +12,7 @@ import uvloop
 from bench.relay_peers import Place
 from enclave_proxy.relay import Relay
 from enclave_proxy.relay_config import Inbound, PeerRule, RelayConfig, SanMatcher, TcpAddress, UnixAddress
+from sds.logs import get_logger
 
 
 async def serve(place: Place, port: int) -> None:
@@ -24,7 +25,7 @@ async def serve(place: Place, port: int) -> None:
         require_client_certificate=True,
         peers=PeerRule((SanMatcher("uri", prefix=place.peer_prefix),)),
     )
-    relay = Relay()
+    relay = Relay(get_logger("bench"))
     await relay.apply(RelayConfig(inbound=(inbound,), outbound=()))
     await asyncio.Event().wait()
 
