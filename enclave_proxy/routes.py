@@ -134,10 +134,9 @@ def _outbound(pushed: Pushed, listener: ListenerPart, cluster: ClusterPart) -> O
 
 def _targets(pushed: Pushed, cluster: ClusterPart) -> tuple[TcpAddress, ...] | DnsTarget:
     if cluster.kind == "eds":
-        found = pushed.endpoints.get(cluster.eds_name)
-        if found is None:
-            raise MissingReference(cluster.name, "eds_cluster_config", f"no endpoints {cluster.eds_name!r} yet")
-        return found
+        # Not there yet is the same as nobody there: the relay lets the app wait a moment. So the app's sockets, and
+        # the inbound side, need not wait for peers that may come later or never.
+        return pushed.endpoints.get(cluster.eds_name, ())
     target = cluster.endpoints[0]
     if isinstance(target, UnixAddress):
         raise RoutesError(cluster.name, "load_assignment", "is a UNIX socket, expected an address of the network")

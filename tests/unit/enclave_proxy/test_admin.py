@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import aiohttp
+import pytest
+
+from enclave_proxy.admin import Admin
+from enclave_proxy.config import HostPort
+from enclave_proxy.counters import Refusal, RelayCounters
+from enclave_proxy.errors import StartError
+from enclave_proxy.health import Health
+from sds.material import Identity
+from sds.resources import SECRET, identity_secret
+from tests.kit.pki import marble, now
+from tests.unit.enclave_proxy.test_session import Talk
+
+LOOPBACK = HostPort("127.0.0.1", 0)
+
+
+@asynccontextmanager
+async def served(health: Health, *, numbers_only: bool = False) -> AsyncIterator[aiohttp.ClientSession]:
+    admin = await Admin.start(health, LOOPBACK, numbers_only=numbers_only)
+    try:
+        async with aiohttp.ClientSession(f"http://{admin.address}") as client:
+            yield client
+    finally:
+        await admin.stop()
+
+
+async def get(client: aiohttp.ClientSession, path: str) -> tuple[int, str]:
+    async with client.get(path) as reply:
+        return reply.status, await reply.text()
+
+
+def starting() -> Health:
+    return Health("web", "u-u-i-d", simulation=True, now=now)
+
+
+async def running() -> tuple[Health, Talk]:
+    talk = Talk()
+    await talk.configure()
+    health = starting()
+    health.store, health.session, health.counters, health.app_running = talk.store, talk.session, RelayCounters(), True
+    numbers = health.counters.of("inbound|8080")
+    numbers.accepted, numbers.received = 7, 512
+    numbers.refused[Refusal.PLAINTEXT] = 2
+    return health, talk
+
+
+def secrets_of(*identities: Identity) -> list[str]:
+    """Every line of the keys, so that part of one would be noticed too."""
+    return [line for i in identities for line in i.key.pem.decode().splitlines() if "KEY-----" not in line]
+
+
+async def test_a_worker_without_identity_lives_but_is_not_ready() -> None:
+    async with served(starting()) as client:
+        assert await get(client, "/livez") == (200, "ok\n")
+        assert await get(client, "/readyz") == (503, "no identity yet: waiting for the coordinator\n")
+        assert (await get(client, "/certs")) == (200, "{}")
+        status, text = await get(client, "/metrics")
+        assert (status, "marblemesh_worker_ready 0.0" in text) == (200, True)
+
+
+async def test_readiness_needs_identity_configuration_and_app_but_no_coordinator() -> None:
+    health, talk = await running()
+    assert not talk.session.status.connected
+    async with served(health) as client:
+        assert (await get(client, "/readyz"))[0] == 200
+        health.app_running = False
+        assert (await get(client, "/readyz")) == (503, "the app is not running\n")
+        health.app_running, health.ending = True, True
+        assert (await get(client, "/readyz")) == (503, "ending\n")
+        health.ending, health.now = False, lambda: now() + timedelta(days=1)
+        assert (await get(client, "/readyz")) == (503, "the identity has expired\n")
+
+
+async def test_metrics_show_what_was_counted() -> None:
+    health, talk = await running()
+    await talk.push(SECRET)
+    async with served(health) as client:
+        _, text = await get(client, "/metrics")
+    for line in (
+        'marblemesh_worker_info{marble_type="web",simulation="true",uuid="u-u-i-d"} 1.0',
+        "marblemesh_worker_ready 1.0",
+        'marblemesh_worker_connections_accepted_total{listener="inbound|8080"} 7.0',
+        'marblemesh_worker_bytes_total{direction="received",listener="inbound|8080"} 512.0',
+        'marblemesh_worker_connections_refused_total{listener="inbound|8080",reason="plaintext"} 2.0',
+        "marblemesh_worker_control_plane_connected 0.0",
+        'marblemesh_worker_xds_updates_total{type="Listener"} 1.0',
+        'marblemesh_worker_certificate_expiry_timestamp_seconds{certificate="identity"} ',
+    ):
+        assert line in text
+
+
+async def test_no_page_shows_a_key() -> None:
+    health, talk = await running()
+    renewed = marble(talk.ca)
+    before = talk.store.credentials.identity
+    await talk.push(SECRET, [identity_secret("default", renewed)])
+    await talk.push(SECRET, [identity_secret("ROOTCA", renewed)])  # refused, with a reason that is shown
+    talk.session.status.last_error = renewed.key.pem.decode()
+    async with served(health) as client:
+        pages = [(await get(client, path))[1] for path in ("/config_dump", "/certs", "/metrics", "/readyz")]
+    assert "inbound|8080" in pages[0]
+    assert "expected a TrustBundle" in pages[0]
+    for secret in secrets_of(before, renewed):
+        assert not any(secret in page for page in pages)
+
+
+async def test_where_the_host_reads_loopback_only_numbers_are_served() -> None:
+    health, _ = await running()
+    async with served(health, numbers_only=True) as client:
+        assert [(await get(client, p))[0] for p in ("/metrics", "/readyz", "/certs", "/config_dump")] == [
+            200,
+            200,
+            404,
+            404,
+        ]
+
+
+async def test_nothing_can_be_changed() -> None:
+    async with served(starting()) as client, client.post("/livez", data=b"x") as reply:
+        assert reply.status == 405
+
+
+async def test_a_taken_port_is_named_with_the_way_out() -> None:
+    first = await Admin.start(starting(), LOOPBACK, numbers_only=False)
+    with pytest.raises(StartError, match=r"cannot listen on admin address .*EDG_MARBLE_ADMIN_ADDR"):
+        await Admin.start(starting(), first.address, numbers_only=False)
+    await first.stop()
