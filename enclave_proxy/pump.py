@@ -43,6 +43,11 @@ class Half(asyncio.Protocol):
         """Whether there is, or was, a transport."""
         return hasattr(self, "transport")
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait in this side's write buffer."""
+        return 0 if self.closed.done() else self.transport.get_write_buffer_size()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=HIGH_WATER)
@@ -62,7 +67,8 @@ class Half(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._end()
-        return True  # a plain transport stays open for what still has to be written to it
+        # A plain transport stays open for what still has to be written to it; a TLS transport cannot.
+        return self.transport.get_extra_info("ssl_object") is None
 
     def pause_writing(self) -> None:
         self._choked = True
@@ -131,7 +137,7 @@ async def splice(
         waiting = -1
         while True:
             _, pending = await asyncio.wait((near.closed, far.closed), timeout=linger)
-            before, waiting = waiting, sum(h.transport.get_write_buffer_size() for h in (near, far))
+            before, waiting = waiting, near.unsent + far.unsent
             if not pending or waiting in (0, before):
                 return
     finally:

@@ -228,9 +228,11 @@ class Relay:
         """Dial the peer; where no endpoint is known yet, wait a bounded time for a configuration that brings one."""
         try:
             async with asyncio.timeout(self._limits.endpoint_wait):
-                while isinstance(serving.route, Outbound) and not serving.route.endpoints:
-                    await self._changed.wait()
-                    serving = listener.serving
+                while _lacks_endpoint(serving):
+                    changed = self._changed
+                    serving = listener.serving  # a newer one may have come since this connection was accepted
+                    if _lacks_endpoint(serving):
+                        await changed.wait()
         except TimeoutError:
             wait = self._limits.endpoint_wait
             raise Refused(Refusal.NO_ENDPOINT, f"no endpoint became known within {wait:g} s") from None
@@ -247,6 +249,10 @@ class Relay:
     def _bug(self, error: BaseException) -> None:
         self.counters.bugs += 1
         self._log.error("connection ended with an unexpected error", exc_info=error)
+
+
+def _lacks_endpoint(serving: Serving) -> bool:
+    return isinstance(serving.route, Outbound) and not serving.route.endpoints
 
 
 def _key(route: Route) -> Key:

@@ -46,6 +46,7 @@ class App:
     handler: Handler = echo
     accepted: int = 0
     _server: asyncio.Server | None = field(default=None, repr=False)
+    _handlers: set[asyncio.Task[None]] = field(default_factory=set, repr=False)
 
     @property
     def address(self) -> UnixAddress:
@@ -58,14 +59,27 @@ class App:
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
+        for _ in range(3):  # what was accepted just now gets its handler within two turns of the loop
+            await asyncio.sleep(0)
+        for task in self._handlers:
+            task.cancel()
+        while self._handlers:
+            await asyncio.wait(self._handlers)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
-        with contextlib.suppress(ConnectionError):
-            await self.handler(reader, writer)
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
+        task = asyncio.get_running_loop().create_task(self._handle(reader, writer))
+        self._handlers.add(task)
+        task.add_done_callback(self._handlers.discard)
+
+    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            with contextlib.suppress(ConnectionError):
+                await self.handler(reader, writer)
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
 
 
 @contextlib.asynccontextmanager
