@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_request import BaseRequest
 
 from sds.logs import get_logger
@@ -32,6 +33,7 @@ from xds_server.tls_front import TlsTransport
 MAX_BODY = MAX_MANIFEST * 3 // 2
 # Anybody may upload until a manifest is set: four of the largest at once.
 BODY_BUDGET = 4 * MAX_BODY
+SERVER = "marblemesh"
 _METHODS = frozenset({"GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 _log = get_logger(__name__)
@@ -75,7 +77,7 @@ class ClientApi:
         self._metrics = metrics
         self._limits = limits or HttpLimits()
         self._buffered = 0
-        self._server = web.Server(
+        self._server = _Server(
             self._handle,
             access_log=None,
             logger=logging.getLogger("xds_server.http"),
@@ -102,7 +104,8 @@ class ClientApi:
             clean = _clean(path)
             if clean != path:
                 return web.Response(
-                    status=HTTPStatus.TEMPORARY_REDIRECT, headers={"Location": _location(clean, request)}
+                    status=HTTPStatus.TEMPORARY_REDIRECT,
+                    headers={"Location": _location(clean, request), "Server": SERVER},
                 )
             label = path if path in self._paths else "unknown"
             method = request.method.lower() if request.method in _METHODS else "other"
@@ -113,9 +116,7 @@ class ClientApi:
             self._metrics.http_requests.labels(label, str(int(reply.status)), method).inc()
             self._metrics.http_request_bytes.labels(label).observe(size)
             self._metrics.http_response_bytes.labels(label).observe(len(reply.body))
-            response = web.Response(
-                status=reply.status, body=reply.body, headers=reply.headers | {"Server": "marblemesh"}
-            )
+            response = web.Response(status=reply.status, body=reply.body, headers=reply.headers | {"Server": SERVER})
             if reply.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
                 response.force_close()  # the rest of the body is not worth reading
             return response
@@ -168,6 +169,31 @@ class ClientApi:
             if not kept:
                 self._buffered -= len(body)
         return bytes(body)
+
+
+class _Protocol(RequestHandler):
+    """aiohttp's protocol, except that what is no HTTP gets Go's short answer and no traceback in the log."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return super().handle_error(request, status, exc, message)
+        headers = {"Content-Type": "text/plain; charset=utf-8", "Server": SERVER}
+        response = web.Response(status=status, body=b"400 Bad Request", headers=headers)
+        response.force_close()
+        return response
+
+
+class _Server(web.Server):
+    def __call__(self) -> RequestHandler:
+        return _Protocol(self, loop=self._loop, **self._kwargs)
 
 
 class _BodyRefused(Exception):

@@ -17,7 +17,7 @@ from xds_server.coordinator import MAX_MANIFEST, Coordinator
 from xds_server.errors import CoordinatorError, NotSet, QuoteUnavailable
 from xds_server.http_json import BadRequest, Reply, b64, bytes_member, decode_nonce, decode_object, error, fail, success
 
-_MAX_NONCE_TEXT = 1024
+_MAX_NONCE_TEXT = 4 * MAX_NONCE
 
 _log = get_logger(__name__)
 

@@ -61,7 +61,7 @@ from xds_server.metrics import UNKNOWN_TYPE, CoordinatorMetrics
 from xds_server.own_quote import OwnQuote
 from xds_server.policy import policy_for
 from xds_server.renewal import Identities, Instance, Renewer
-from xds_server.snapshot import SnapshotError
+from xds_server.snapshot_tls import SnapshotError
 from xds_server.state import MESSAGES, State
 from xds_server.unsupported import unsupported
 
@@ -158,7 +158,7 @@ class Coordinator:
         return Status(self._state, MESSAGES[self._state], self.simulation)
 
     async def quote(self, nonce: bytes) -> CoordinatorQuote:
-        """Our own statement; raises QuoteUnavailable. `nonce` at most 64 bytes, empty for the cached one."""
+        """Our own statement; raises QuoteUnavailable. `nonce` at most MAX_NONCE bytes, empty for the cached one."""
         return CoordinatorQuote(self.ca.chain_pem, await self._ports.own_quote.get(nonce), self.simulation)
 
     def manifest(self) -> SignedManifest:

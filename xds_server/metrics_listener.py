@@ -8,6 +8,7 @@ import json
 import logging
 import socket
 from http import HTTPStatus
+from typing import cast
 
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
@@ -72,5 +73,4 @@ class MetricsListener:
 
 class _Full(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.abort()
+        cast(asyncio.Transport, transport).abort()

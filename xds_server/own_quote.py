@@ -34,7 +34,7 @@ class OwnQuote:
         self._cached = await self._issue(b"")
 
     async def get(self, nonce: bytes) -> bytes:
-        """The quote in MarbleRun's wire form; `nonce` at most 64 bytes. Raises QuoteUnavailable."""
+        """The quote in MarbleRun's wire form; `nonce` at most MAX_NONCE bytes. Raises QuoteUnavailable."""
         if not nonce and self._cached is not None:
             return self._cached
         return await self._issue(nonce)

@@ -44,6 +44,7 @@ from xds_server.metrics_listener import MetricsListener
 from xds_server.own_quote import OwnQuote
 from xds_server.tls_context import ServerCredential
 from xds_server.tls_front import TlsFront, TlsFrontConfig
+from xds_server.xds_metrics import XdsMetrics
 
 GRACE = 5.0  # seconds for requests in flight when told to stop
 
@@ -186,9 +187,9 @@ async def _serve(
         _refused("mesh", config.http_error_log_level, metrics),
     )
     metrics_listener = MetricsListener(metrics, events)
-    xds = XdsServer(mesh, metrics.registry)
+    xds = XdsServer(mesh, get_logger("xds_server.ads"), XdsMetrics(metrics.registry))
     try:
-        xds_port = await xds.start(config.xds_addr.host, config.xds_addr.port, ca)
+        xds_port = await xds.start(config.xds_addr.host or _everywhere(), config.xds_addr.port, ca)
     except OSError as e:
         raise _taken(settings.XDS_ADDR, config.xds_addr, e) from e
     try:
@@ -200,7 +201,7 @@ async def _serve(
             "coordinator ready",
             client_addr=_address(sockets.client),
             mesh_addr=_address(sockets.mesh),
-            xds_addr=str(ListenAddress(config.xds_addr.host, xds_port)),
+            xds_addr=str(ListenAddress(config.xds_addr.host or _everywhere(), xds_port)),
             prometheus_addr=_address(sockets.prometheus) if sockets.prometheus else None,
         )
         await _until_stopped(coordinator)
@@ -247,6 +248,9 @@ def _bind_all(config: CoordinatorConfig, stack: ExitStack) -> Sockets:
         except OSError as e:
             raise _taken(variable, address, e) from e
 
+    if config.xds_addr.port:
+        # gRPC binds its port itself and reports a taken one in the words of its C core: find out before.
+        bind(settings.XDS_ADDR, config.xds_addr).close()
     return Sockets(
         bind(settings.CLIENT_ADDR, config.client_addr),
         bind(settings.MESH_ADDR, config.mesh_addr),
@@ -256,12 +260,16 @@ def _bind_all(config: CoordinatorConfig, stack: ExitStack) -> Sockets:
 
 def listen(address: ListenAddress) -> socket.socket:
     """A bound and listening TCP socket; an empty host means IPv6 and IPv4 where the machine has both."""
+    if not address.host and socket.has_dualstack_ipv6():
+        return socket.create_server(("::", address.port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=512)
     if not address.host:
-        if socket.has_dualstack_ipv6():
-            return socket.create_server(("::", address.port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=512)
         return socket.create_server(("0.0.0.0", address.port), backlog=512)
     family, _, _, _, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
     return socket.create_server(where[:2], family=family, backlog=512)
+
+
+def _everywhere() -> str:
+    return "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
 
 
 def _taken(variable: str, address: ListenAddress, error: OSError) -> StartError:

@@ -55,8 +55,11 @@ class TlsFront:
         self.stop_accepting()
         if self._connections and grace > 0:
             await asyncio.wait([connection.lost for connection in self._connections], timeout=grace)
-        for connection in tuple(self._connections):
+        rest = tuple(self._connections)
+        for connection in rest:
             connection.abort("")
+        if rest:
+            await asyncio.wait([connection.lost for connection in rest], timeout=1.0)
 
     def admit(self, connection: Connection) -> str | None:
         """Count a new connection in; a reason if it is one too many."""

@@ -23,8 +23,8 @@ from sds.attestation.evidence import Evidence
 from sds.attestation.policy import Policy
 from sds.attestation.simulated import SimulatedEnclave, SimulatedPlatform, SimulatedTd
 from sds.identity import marble_identity
-from sds.material import Identity, TrustBundle, check_identity
 from sds.keys import PrivateKey
+from sds.material import Identity, TrustBundle, check_identity
 from tests.kit.coordinator import APP, PACKAGE, Bench, manifest
 from tests.kit.marble_client import MarbleCredentials
 from xds_server.coordinator import Limits
@@ -68,7 +68,7 @@ async def refusal(bench: Bench, **changes: object) -> ActivationRefused:
 def test_a_fresh_coordinator_waits_for_a_manifest(bench: Bench) -> None:
     status = bench.coordinator.status()
     assert (status.code, status.message) == (2, "Coordinator is ready to accept a manifest.")
-    with pytest.raises(NotSet, match="^requested value not set$"):
+    with pytest.raises(NotSet, match=r"^requested value not set$"):
         bench.coordinator.manifest()
 
 
@@ -81,7 +81,7 @@ def test_a_manifest_is_set_once_and_signed_by_the_root_key(bench: Bench) -> None
     key = bench.coordinator.ca.root.public_key()
     assert isinstance(key, ec.EllipticCurvePublicKey)
     key.verify(signed.signature, raw, ec.ECDSA(SHA256()))
-    with pytest.raises(WrongState, match="^server is not in expected state$"):
+    with pytest.raises(WrongState, match=r"^server is not in expected state$"):
         bench.coordinator.set_manifest(raw)
 
 

@@ -42,6 +42,7 @@ class Fake:
 
     size: int = 0
     gate: asyncio.Event = field(default_factory=asyncio.Event)
+    waiting: asyncio.Event = field(default_factory=asyncio.Event)
     codes: list[Status] = field(default_factory=list)
 
     async def __call__(self, message: bytes, _: TlsTransport) -> bytes:
@@ -49,6 +50,7 @@ class Fake:
             case "refuse":
                 raise RpcError(Status.PERMISSION_DENIED, "no: 100 % ü")
             case "wait":
+                self.waiting.set()
                 await self.gate.wait()
             case "bug":
                 raise ZeroDivisionError
@@ -129,8 +131,7 @@ async def test_stop_lets_the_call_in_flight_end() -> None:
     fake = Fake()
     async with grpc_port(fake) as (port, service), asyncio.TaskGroup() as group:
         running = group.create_task(call(port, "wait"))
-        while not service.buffered:
-            await asyncio.sleep(0)
+        await fake.waiting.wait()
         service.stop()
         fake.gate.set()
         assert (await running).parameters.files["f"] == b""
