@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real Envoy takes what we serve: aggregated discovery over mutual TLS in both variants, SDS over a UNIX socket."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from prometheus_client import CollectorRegistry
+
+from enclave_proxy.sds_socket import SdsSocket
+from sds.discovery import View
+from sds.latest import Latest
+from sds.logs import get_logger
+from sds.material import Identity
+from sds.resources import BUNDLE_NAME, IDENTITY_NAME, SECRET, bundle_secret, identity_secret
+from sds.tls import client_context
+from tests.kit.envoy import ads_bootstrap, free_port, grpc_cluster, running_envoy, until
+from tests.kit.xds_mesh import Town, manifest
+from xds_server.ads import XdsServer
+from xds_server.mesh import ActiveMarble
+from xds_server.xds_metrics import XdsMetrics
+
+pytestmark = pytest.mark.e2e
+
+ROTATIONS = 25
+
+
+@asynccontextmanager
+async def serving(town: Town) -> AsyncIterator[tuple[XdsServer, int]]:
+    server = XdsServer(town.mesh, get_logger("test"), XdsMetrics(CollectorRegistry()))
+    port = await server.start("127.0.0.1", 0, town.ca)
+    try:
+        yield server, port
+    finally:
+        await server.stop()
+
+
+@asynccontextmanager
+async def echo_app(path: Path) -> AsyncIterator[None]:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1024):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_unix_server(echo, path)
+    async with server:
+        yield
+
+
+async def exchange(port: int, tls: ssl.SSLContext) -> x509.Certificate:
+    """One new connection, one round trip through the app; the server's certificate."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
+    try:
+        writer.write(b"ping")
+        assert await asyncio.wait_for(reader.readexactly(4), 5) == b"ping"
+        der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        return x509.load_der_x509_certificate(der)
+    finally:
+        writer.close()
+        await asyncio.wait_for(writer.wait_closed(), 5)
+
+
+def write_identity(identity: Identity, town: Town, directory: Path) -> dict[str, Path]:
+    files = {"certificate": identity.chain, "key": identity.key.pem, "root": town.ca.chain_pem}
+    for name, content in files.items():
+        (directory / name).write_bytes(content)
+    return {name: directory / name for name in files}
+
+
+def village(inbound: int, outbound: int) -> Town:
+    """`web` serves one port and calls `voting` and a host outside; its app calls on loopback TCP."""
+    return Town(
+        manifest(
+            tls={
+                "web": {
+                    "Incoming": [{"Port": str(inbound), "Peers": ["voting"]}],
+                    "Outgoing": [
+                        {"Addr": "voting", "Port": "8081", "Listen": f"tcp:127.0.0.1:{outbound}"},
+                        {"Addr": "localhost", "Port": "9"},
+                    ],
+                },
+                "voting": {"Incoming": [{"Port": "8081"}]},
+            },
+            marbles={"web": ["web"], "voting": ["voting"]},
+        )
+    )
+
+
+def next_identity(town: Town, marble: ActiveMarble) -> Identity:
+    identity = town.identity(marble.marble_type, marble.uuid)
+    town.mesh.replace_identities({(marble.marble_type, marble.uuid): identity})
+    return identity
+
+
+@pytest.mark.parametrize("incremental", [False, True], ids=["sotw", "delta"])
+async def test_envoy_as_a_marble_takes_everything_and_rotates_without_a_failed_handshake(
+    incremental: bool, tmp_path: Path
+) -> None:
+    inbound = free_port()
+    town = village(inbound, free_port())
+    web, voting = town.activate("web"), town.activate("voting")
+    tls = client_context(voting.identity, town.ca.bundle)
+    async with serving(town) as (server, port), echo_app(tmp_path / f"{inbound}.sock"):
+        bootstrap = ads_bootstrap(
+            xds_port=port,
+            incremental=incremental,
+            node_id="an-envoy",
+            advertise="127.0.0.1",
+            **write_identity(web.identity, town, tmp_path),
+        )
+        async with running_envoy(bootstrap, tmp_path) as envoy:
+            listeners = {f"inbound|{inbound}", "outbound|voting|8081", "outbound|localhost|9"}
+            assert await until(lambda: envoy.active_listeners() == listeners), envoy.log.read_text()[-3000:]
+            assert await until(lambda: envoy.active_secrets() == {IDENTITY_NAME, BUNDLE_NAME})
+            assert envoy.active_clusters() == {f"app|{inbound}", "outbound|voting|8081", "outbound|localhost|9"}
+            await rotate_under_traffic(town, web, inbound, tls)
+            assert envoy.rejected() == {}
+            assert envoy.config("SecretsConfigDump").get("dynamic_warming_secrets") is None
+            (status,) = server.status()
+            assert (status.client, status.variant) == (f"web/{web.uuid}", "delta" if incremental else "sotw")
+            assert all(not t.nacked and not t.awaiting_ack and t.sent == t.acked for t in status.types.values())
+
+
+async def rotate_under_traffic(town: Town, marble: ActiveMarble, port: int, tls: ssl.SSLContext) -> None:
+    """A connection that stays, and new ones all the time; each new identity is seen, none fails."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
+    for _ in range(ROTATIONS):
+        wanted = next_identity(town, marble).leaf
+        async with asyncio.timeout(5):
+            while await exchange(port, tls) != wanted:
+                pass
+        writer.write(b"stay")
+        assert await asyncio.wait_for(reader.readexactly(4), 5) == b"stay"
+    writer.close()
+    await asyncio.wait_for(writer.wait_closed(), 5)
+
+
+@pytest.mark.parametrize("incremental", [False, True], ids=["sotw", "delta"])
+async def test_a_changed_manifest_reaches_envoy_without_a_rejected_update(incremental: bool, tmp_path: Path) -> None:
+    """Listeners and clusters come and go, a listener keeps its certificate although its peers change."""
+    inbound, second = free_port(), free_port()
+    town = village(inbound, free_port())
+    web, voting = town.activate("web"), town.activate("voting")
+    tls = client_context(voting.identity, town.ca.bundle)
+    apps = echo_app(tmp_path / f"{inbound}.sock"), echo_app(tmp_path / f"{second}.sock")
+    async with serving(town) as (_, port), apps[0], apps[1]:
+        files = write_identity(web.identity, town, tmp_path)
+        bootstrap = ads_bootstrap(xds_port=port, incremental=incremental, node_id="e", advertise="127.0.0.1", **files)
+        async with running_envoy(bootstrap, tmp_path) as envoy:
+            assert await until(lambda: f"inbound|{inbound}" in envoy.active_listeners())
+            await exchange(inbound, tls)
+            town.mesh.configure(
+                manifest(
+                    tls={"web": {"Incoming": [{"Port": str(inbound)}, {"Port": str(second)}]}, "v": {}},
+                    marbles={"web": ["web"], "voting": ["v"]},
+                ),
+                town.ca,
+            )
+            assert await until(lambda: envoy.active_clusters() == {f"app|{inbound}", f"app|{second}"})
+            assert envoy.active_listeners() == {f"inbound|{inbound}", f"inbound|{second}"}
+            await exchange(inbound, tls)
+            await exchange(second, tls)
+            assert envoy.rejected() == {}
+
+
+def sds_bootstrap(port: int, *, incremental: bool) -> dict[str, Any]:
+    """A TLS listener whose certificate and trust come over `sds.sock`; TCP to `app.sock`."""
+    source = {
+        "api_config_source": {
+            "api_type": "DELTA_GRPC" if incremental else "GRPC",
+            "transport_api_version": "V3",
+            "set_node_on_first_message_only": True,
+            "grpc_services": [{"envoy_grpc": {"cluster_name": "sds"}}],
+        },
+        "resource_api_version": "V3",
+    }
+    context = {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        "require_client_certificate": True,
+        "common_tls_context": {
+            "tls_certificate_sds_secret_configs": [{"name": IDENTITY_NAME, "sds_config": source}],
+            "validation_context_sds_secret_config": {"name": BUNDLE_NAME, "sds_config": source},
+        },
+    }
+    proxy = {
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+        "stat_prefix": "app",
+        "cluster": "app",
+    }
+    chain = {
+        "filters": [{"name": "tcp", "typed_config": proxy}],
+        "transport_socket": {"name": "tls", "typed_config": context},
+    }
+    listener = {
+        "name": "in",
+        "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
+        "filter_chains": [chain],
+    }
+    app = grpc_cluster("app", {"pipe": {"path": "app.sock"}})
+    del app["typed_extension_protocol_options"]
+    return {
+        "node": {"id": "local", "cluster": "test"},
+        "static_resources": {
+            "listeners": [listener],
+            "clusters": [grpc_cluster("sds", {"pipe": {"path": "sds.sock"}}), app],
+        },
+    }
+
+
+def secrets_view(identity: Identity, town: Town) -> View:
+    resources = (identity_secret(IDENTITY_NAME, identity), bundle_secret(BUNDLE_NAME, town.ca.bundle))
+    return {SECRET: {resource.name: resource for resource in resources}}
+
+
+@pytest.mark.parametrize("incremental", [False, True], ids=["sotw", "delta"])
+async def test_envoy_takes_and_follows_secrets_from_the_workers_socket(incremental: bool, tmp_path: Path) -> None:
+    port = free_port()
+    town = village(free_port(), free_port())
+    web, voting = town.activate("web"), town.activate("voting")
+    tls = client_context(voting.identity, town.ca.bundle)
+    views: Latest[View] = Latest(secrets_view(web.identity, town))
+    sds = SdsSocket(views, get_logger("test"))
+    await sds.start(tmp_path / "sds.sock")
+    try:
+        bootstrap = sds_bootstrap(port, incremental=incremental)
+        async with echo_app(tmp_path / "app.sock"), running_envoy(bootstrap, tmp_path) as envoy:
+            assert await until(lambda: envoy.active_secrets() == {IDENTITY_NAME, BUNDLE_NAME})
+            for _ in range(5):
+                identity = town.identity("web", web.uuid)
+                await views.publish(secrets_view(identity, town))
+                async with asyncio.timeout(5):
+                    while await exchange(port, tls) != identity.leaf:
+                        pass
+            assert envoy.rejected() == {}
+    finally:
+        await sds.stop()
