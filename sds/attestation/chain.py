@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
 from sds.attestation.errors import Expired, Untrusted
+from sds.attestation.quote import UNREADABLE
 
 TCB_SIGNER = "Intel SGX TCB Signing"
 PCK_LEAF = "Intel SGX PCK Certificate"
@@ -43,7 +44,7 @@ def must_issue(issuer: x509.Certificate, certificate: x509.Certificate, what: st
     """:raises Untrusted: if ``certificate`` does not name and verify under ``issuer``."""
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature) as e:
+    except (*UNREADABLE, InvalidSignature) as e:
         raise Untrusted(f"{what}: not issued by {describe(issuer)}") from e
 
 
@@ -67,5 +68,11 @@ def must_not_be_revoked(
 ) -> None:
     """:raises Untrusted: if its issuer's list has it. A missing list is for the chain verification to refuse."""
     for crl in crls:
-        if crl.issuer == certificate.issuer and crl.get_revoked_certificate_by_serial_number(certificate.serial_number):
+        if crl.issuer != certificate.issuer:
+            continue
+        try:
+            entry = crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
+        except UNREADABLE as e:
+            raise Untrusted(f"{what}: the revocation list of its issuer cannot be read") from e
+        if entry is not None:
             raise Untrusted(f"{what}: revoked by {crl.issuer.rfc4514_string()!r}")

@@ -20,6 +20,7 @@ from cryptography import x509
 
 from sds.attestation.errors import CollateralUnavailable, Malformed, Unsupported
 from sds.attestation.evidence import Evidence, Tee
+from sds.attestation.quote import UNREADABLE
 
 # The two real sets are 14 and 16 KB. TCB info grows with every recovery event, CRLs with every revoked platform.
 MAX_COLLATERAL = 1024 * 1024
@@ -117,9 +118,9 @@ class Collateral:
                 tee=Tee(str(tcb_info["id"]).lower()),
                 fmspc=bytes.fromhex(tcb_info["fmspc"]),
                 pce_id=bytes.fromhex(tcb_info["pceId"]),
-                crls=tuple(x509.load_der_x509_crl(der) for der in (qvl.root_ca_crl, qvl.pck_crl)),
+                crls=tuple(_crl(der) for der in (qvl.root_ca_crl, qvl.pck_crl)),
             )
-        except (ValueError, TypeError, KeyError, RecursionError) as e:
+        except (*UNREADABLE, KeyError, RecursionError, OverflowError) as e:
             raise Malformed(f"collateral: {type(e).__name__}: {e}") from e
 
     def to_json(self) -> str:
@@ -192,6 +193,12 @@ def _document(name: str, value: dict[str, object]) -> SignedDocument:
     if not isinstance(number, int):
         raise ValueError(f"{name}: tcbEvaluationDataNumber is not a number")
     return SignedDocument(name, _date(value["issueDate"]), _date(value["nextUpdate"]), number)
+
+
+def _crl(der: bytes) -> x509.CertificateRevocationList:
+    crl = x509.load_der_x509_crl(der)
+    _ = (crl.issuer, crl.next_update_utc)  # read now, not in the middle of a check
+    return crl
 
 
 def _date(value: object) -> datetime:

@@ -9,7 +9,6 @@ answer under it. So what counts afterwards are the certificates of the statement
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import re
 import secrets
@@ -28,7 +27,7 @@ from sds.attestation.errors import CoordinatorUnavailable, Malformed, Untrusted
 from sds.attestation.evidence import MAX_EVIDENCE
 from sds.attestation.http_body import read_body
 from sds.attestation.policy import Policy
-from sds.attestation.quote import read_chain
+from sds.attestation.quote import UNREADABLE, read_chain
 from sds.attestation.report_data import MAX_NONCE, coordinator_report_data
 
 # A quote in base64 and two certificates.
@@ -69,14 +68,14 @@ async def attest_coordinator(
     nonce = secrets.token_bytes(_NONCE_SIZE) if nonce is None else nonce
     if len(nonce) > MAX_NONCE:
         raise Malformed(f"nonce: {len(nonce)} bytes, at most {MAX_NONCE} are allowed")
-    statement, quote = await _ask(address, nonce, timeout)
-    if quote is None:
+    statement = await _ask(address, nonce, timeout)
+    if statement.quote is None:
         raise Untrusted(
             f"coordinator quote: {address} has none, so it runs outside a TEE: nothing about it can be proven;"
             " use --insecure only to try things out"
         )
     report_data = coordinator_report_data(statement.root.public_bytes(Encoding.DER), nonce)
-    claims = await appraiser.appraise(quote, report_data, policy)
+    claims = await appraiser.appraise(statement.quote, report_data, policy)
     return replace(statement, claims=claims)
 
 
@@ -86,11 +85,10 @@ async def fetch_unverified(address: str, timeout: float = 10.0) -> CoordinatorSt
     :raises CoordinatorUnavailable: if it cannot be reached, or answers with an error.
     :raises Untrusted: if its certificates do not belong together.
     """
-    statement, _ = await _ask(address, b"", timeout)
-    return statement
+    return await _ask(address, b"", timeout)
 
 
-async def _ask(address: str, nonce: bytes, seconds: float) -> tuple[CoordinatorStatement, bytes | None]:
+async def _ask(address: str, nonce: bytes, seconds: float) -> CoordinatorStatement:
     match = _ADDRESS.fullmatch(address)
     if match is None or not 0 < int(match[2]) < 65536:
         raise Malformed(f"coordinator address: {address!r}, expected host:port")
@@ -129,7 +127,7 @@ def _data(body: bytes, status: int, address: str) -> Mapping[str, object]:
     return data
 
 
-def _statement(data: Mapping[str, object]) -> tuple[CoordinatorStatement, bytes | None]:
+def _statement(data: Mapping[str, object]) -> CoordinatorStatement:
     pem, quote = data.get("cert"), data.get("quote")
     if not isinstance(pem, str) or not isinstance(quote, str | None):
         raise Malformed("coordinator quote: expected the members cert (text) and quote (base64 or null)")
@@ -140,12 +138,11 @@ def _statement(data: Mapping[str, object]) -> tuple[CoordinatorStatement, bytes 
     for certificate in chain:
         try:
             certificate.verify_directly_issued_by(root)
-        except (ValueError, TypeError, InvalidSignature) as e:
+        except (*UNREADABLE, InvalidSignature) as e:
             name = certificate.subject.rfc4514_string()
             raise Untrusted(f"coordinator certificates: {name!r} is not issued by the root after it") from e
     chain_pem = b"".join(certificate.public_bytes(Encoding.PEM) for certificate in chain)
-    evidence = _decoded(quote)
-    return CoordinatorStatement(None, root, intermediate, chain_pem, evidence), evidence
+    return CoordinatorStatement(None, root, intermediate, chain_pem, _decoded(quote))
 
 
 def _decoded(quote: str | None) -> bytes | None:
@@ -155,7 +152,7 @@ def _decoded(quote: str | None) -> bytes | None:
         raise Malformed(f"coordinator quote: {len(quote)} characters of base64")
     try:
         return base64.b64decode(quote, validate=True)
-    except binascii.Error as e:
+    except ValueError as e:  # not ASCII, or not base64
         raise Malformed(f"coordinator quote: not base64: {e}") from e
 
 

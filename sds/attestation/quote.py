@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from sds.attestation.errors import Malformed, Mismatch, PolicyViolation, Unsupported
 from sds.attestation.tee import Tee
@@ -41,6 +42,9 @@ _INTEL_QE = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")
 _ECDSA_P256 = 2
 _TEE_TYPES = {0: Tee.SGX, 0x81: Tee.TDX}
 _PCK_CHAIN, _QE_CERTIFICATION = 5, 6
+
+# What the cryptography library raises for a certificate or revocation list that it cannot read.
+UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
 
 _BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\r\n]{1,8000}-----END CERTIFICATE-----")
 
@@ -119,9 +123,13 @@ def read_chain(pem: bytes, what: str) -> tuple[x509.Certificate, ...]:
     if not 1 <= len(blocks) <= MAX_CERTIFICATES:
         raise Malformed(f"{what}: {len(blocks)} certificates, expected 1 to {MAX_CERTIFICATES}")
     try:
-        return tuple(x509.load_pem_x509_certificate(block) for block in blocks)
-    except ValueError as e:
+        chain = tuple(x509.load_pem_x509_certificate(block) for block in blocks)
+        for certificate in chain:
+            # The library reads these only when asked, and a broken one would raise in the middle of a check.
+            _ = (certificate.subject, certificate.issuer, certificate.public_key(), certificate.not_valid_after_utc)
+    except UNREADABLE as e:
         raise Malformed(f"{what}: a certificate cannot be read: {e}") from e
+    return chain
 
 
 def _body_size(reader: _Reader, version: int) -> int:

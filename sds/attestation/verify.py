@@ -43,7 +43,7 @@ from sds.attestation.collateral import Collateral
 from sds.attestation.errors import Expired, Malformed, TcbRejected, Untrusted
 from sds.attestation.evidence import Evidence
 from sds.attestation.intel_root import INTEL_SGX_ROOT_CA
-from sds.attestation.quote import Quote, read_chain, refuse_debug
+from sds.attestation.quote import UNREADABLE, Quote, read_chain, refuse_debug
 
 # One entry per chain of collateral signers: in practice one, two while Intel renews its certificate.
 _MAX_KNOWN_CHAINS = 16
@@ -71,7 +71,7 @@ class DcapVerifier:
         """
         try:
             self._root = x509.load_der_x509_certificate(root_der)
-        except ValueError as e:
+        except UNREADABLE as e:
             raise Malformed(f"attestation root: not a DER certificate: {e}") from e
         self.simulated = simulated
         self._qvl = dcap_qvl.QuoteVerifier(bytes(root_der))
@@ -98,8 +98,9 @@ class DcapVerifier:
         leaf, authority = self._below_root(quote)
         must_have_role(leaf, [PCK_LEAF], "PCK certificate")
         must_have_role(authority, PCK_ISSUERS, "PCK certificate authority")
-        must_issue(authority, leaf, "PCK certificate")
+        # From the root down: no signature is checked with a key that a stranger chose.
         must_issue(self._root, authority, "PCK certificate authority")
+        must_issue(authority, leaf, "PCK certificate")
         return quote
 
     def verify(self, evidence: Evidence, collateral: Collateral, now: datetime) -> Claims:

@@ -63,8 +63,15 @@ class Lab:
     def sgx(self, enclave: SimulatedEnclave = ENCLAVE, report_data: bytes = REPORT_DATA) -> Evidence:
         return Evidence(Tee.SGX, self.quoting.quote_sgx(sgx_body(enclave, report_data)))
 
-    def tdx(self, td: SimulatedTd = TRUST_DOMAIN, *, version: int = 4, size: int = 584) -> Evidence:
-        return Evidence(Tee.TDX, self.quoting.quote_td(td_body(td, REPORT_DATA, size), version))
+    def tdx(
+        self,
+        td: SimulatedTd = TRUST_DOMAIN,
+        report_data: bytes = REPORT_DATA,
+        *,
+        version: int = 4,
+        size: int = 584,
+    ) -> Evidence:
+        return Evidence(Tee.TDX, self.quoting.quote_td(td_body(td, report_data, size), version))
 
     def collateral(self, tee: Tee = Tee.SGX) -> Collateral:
         return make_collateral(self.pki, tee, self.documents_from, self.verdict, self.signer)
