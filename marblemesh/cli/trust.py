@@ -21,8 +21,7 @@ from sds.attestation.collateral import CollateralSource, DirectoryCollateral
 from sds.attestation.era_config import MAX_ERA_CONFIG, EraConfig
 from sds.attestation.errors import AttestationError
 from sds.attestation.pccs import PccsCollateral
-from sds.attestation.policy import ACCEPTABLE_TCB_STATUSES, Policy, SgxPolicy
-from sds.attestation.report_data import MAX_NONCE
+from sds.attestation.policy import Policy, SgxPolicy
 from sds.attestation.simulated import SIMULATED_SIGNER, SimulatedPlatform, default_platform_dir
 from sds.attestation.verify import DcapVerifier
 
@@ -137,28 +136,15 @@ def _wish(trust: TrustOptions) -> _Wish | None:
         wish = _Wish(SIMULATED_COORDINATOR, None)
     else:
         return None
-    return _Wish(_with_flags(wish.policy, trust), _nonce(trust) or wish.nonce)
+    return _Wish(_with_flags(wish.policy, trust), trust.nonce or wish.nonce)
 
 
 def _with_flags(policy: Policy, trust: TrustOptions) -> Policy:
     if trust.accepted_tcb_statuses:
-        unknown = sorted(set(trust.accepted_tcb_statuses) - ACCEPTABLE_TCB_STATUSES)
-        if unknown:
-            known = ", ".join(sorted(ACCEPTABLE_TCB_STATUSES))
-            raise typer.BadParameter(f"--accepted-tcb-statuses: {unknown[0]!r} cannot be accepted, known are {known}")
         policy = replace(policy, accepted_tcb_statuses=frozenset(trust.accepted_tcb_statuses))
     if trust.accepted_advisories:
         policy = replace(policy, accepted_advisories=frozenset(trust.accepted_advisories))
     return policy
-
-
-def _nonce(trust: TrustOptions) -> bytes | None:
-    if not trust.nonce:
-        return None
-    nonce = trust.nonce.encode("utf-8", "surrogateescape")
-    if len(nonce) > MAX_NONCE:
-        raise typer.BadParameter(f"--nonce: {len(nonce)} bytes, at most {MAX_NONCE} are allowed")
-    return nonce
 
 
 def _appraiser(trust: TrustOptions) -> Appraiser:

@@ -16,6 +16,8 @@ import typer
 
 from marblemesh.client import AddressError
 from marblemesh.client.transport import check_address
+from sds.attestation.policy import ACCEPTABLE_TCB_STATUSES
+from sds.attestation.report_data import MAX_NONCE
 
 
 def _address(text: str) -> str:
@@ -43,7 +45,7 @@ class TrustOptions:
     insecure: bool = False
     accepted_tcb_statuses: tuple[str, ...] = ()
     accepted_advisories: tuple[str, ...] = ()
-    nonce: str | None = None
+    nonce: bytes | None = None
     save_sgx_quote: Path | None = None
     simulation: bool = False
     simulated_platform: Path | None = None
@@ -178,11 +180,7 @@ def with_trust(*, insecure: bool = True) -> Callable[[Callable[..., None]], Call
         @functools.wraps(verb)
         def wrapper(ctx: typer.Context, **given: Any) -> None:
             values = {name: given.pop(name) for name in options}
-            for name in ("accepted_tcb_statuses", "accepted_advisories"):
-                values[name] = _listed(values[name])
-            if values["simulated_platform"] is not None and not values["simulation"]:
-                raise typer.BadParameter("--simulated-platform needs --simulation")
-            verb(trust=TrustOptions(environment=ctx.find_root().obj, **values), **given)
+            verb(trust=_checked(ctx.find_root().obj, values), **given)
 
         keyword = inspect.Parameter.KEYWORD_ONLY
         parameters = [
@@ -199,6 +197,27 @@ def with_trust(*, insecure: bool = True) -> Callable[[Callable[..., None]], Call
         return wrapper
 
     return decorate
+
+
+def _checked(environment: Mapping[str, str], values: dict[str, Any]) -> TrustOptions:
+    """The flags as values; what contradicts itself is wrong usage, found before anything is done."""
+    statuses = _listed(values.pop("accepted_tcb_statuses"))
+    if unknown := sorted(set(statuses) - ACCEPTABLE_TCB_STATUSES):
+        known = ", ".join(sorted(ACCEPTABLE_TCB_STATUSES))
+        raise typer.BadParameter(f"--accepted-tcb-statuses: {unknown[0]!r} cannot be accepted, known are {known}")
+    # MarbleRun takes the text's bytes as they are.
+    nonce = (values.pop("nonce") or "").encode("utf-8", "surrogateescape") or None
+    if nonce is not None and len(nonce) > MAX_NONCE:
+        raise typer.BadParameter(f"--nonce: {len(nonce)} bytes, at most {MAX_NONCE} are allowed")
+    if values["simulated_platform"] is not None and not values["simulation"]:
+        raise typer.BadParameter("--simulated-platform needs --simulation")
+    return TrustOptions(
+        environment=environment,
+        accepted_tcb_statuses=statuses,
+        accepted_advisories=_listed(values.pop("accepted_advisories")),
+        nonce=nonce,
+        **values,
+    )
 
 
 def _listed(values: list[str] | None) -> tuple[str, ...]:

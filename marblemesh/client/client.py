@@ -67,8 +67,9 @@ class Client:
 
         Raises AddressError, or NotTrusted if `root` holds no root certificate.
         """
+        check_address(address)
         certificate = root if isinstance(root, x509.Certificate) else read_pin(root)
-        self._transport = Transport(check_address(address), certificate, timeout)
+        self._transport = Transport(address, certificate, timeout)
         self._statement = statement
 
     @classmethod
