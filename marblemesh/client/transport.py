@@ -160,6 +160,8 @@ def explain(address: str, error: BaseException, timeout: float) -> ClientError:
         return Unreachable(f"cannot find the host of {address}: check the name")
     if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
         return Unreachable(f"{address} does not speak HTTPS: want the Coordinator's client API (default port 4433)")
+    if isinstance(error.__cause__, ssl.SSLError):  # an alert after the handshake: it wants a client certificate
+        return Unreachable(f"{address} is no client API (it wants a client certificate): its default port is 4433")
     os_error = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     if isinstance(os_error, ConnectionRefusedError):
         return Unreachable(f"{address} refuses connections: is the Coordinator up, and is this its client API port?")
