@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import prometheus_client
 import typer
@@ -21,6 +21,9 @@ from sds.logs import configure
 from xds_server import config as settings
 from xds_server.config import FLAGS, ConfigError, CoordinatorConfig
 from xds_server.process import StartError, run
+
+# Click's UsageError: the one for unknown flags too. Typer exports only this child of it.
+_UsageError: Any = typer.BadParameter.__mro__[1]
 
 _LISTEN = "Addresses"
 _ATTEST = "Attestation"
@@ -148,7 +151,15 @@ def main() -> None:
     """Entry point; works behind `marblemesh coordinator` and as a module of its own."""
     behind_marblemesh = sys.argv[1:2] == ["coordinator"]
     arguments = sys.argv[2:] if behind_marblemesh else sys.argv[1:]
-    app(args=arguments, prog_name="marblemesh coordinator" if behind_marblemesh else "python -m xds_server")
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(
+            arguments, "marblemesh coordinator" if behind_marblemesh else "python -m xds_server", standalone_mode=False
+        )
+    except _UsageError as e:
+        typer.echo(f"error: {e.format_message()} (see --help)", err=True)
+        code = 2
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_request import BaseRequest
 
 from sds.logs import get_logger
 from xds_server.coordinator import MAX_MANIFEST
 from xds_server.http_json import Reply, error, fail
+from xds_server.http_server import SERVER, QuietServer
 from xds_server.metrics import CoordinatorMetrics
 from xds_server.tls_front import TlsTransport
 
@@ -33,7 +33,6 @@ from xds_server.tls_front import TlsTransport
 MAX_BODY = MAX_MANIFEST * 3 // 2
 # Anybody may upload until a manifest is set: four of the largest at once.
 BODY_BUDGET = 4 * MAX_BODY
-SERVER = "marblemesh"
 _METHODS = frozenset({"GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 _log = get_logger(__name__)
@@ -77,7 +76,7 @@ class ClientApi:
         self._metrics = metrics
         self._limits = limits or HttpLimits()
         self._buffered = 0
-        self._server = _Server(
+        self._server = QuietServer(
             self._handle,
             access_log=None,
             logger=logging.getLogger("xds_server.http"),
@@ -169,31 +168,6 @@ class ClientApi:
             if not kept:
                 self._buffered -= len(body)
         return bytes(body)
-
-
-class _Protocol(RequestHandler):
-    """aiohttp's protocol, except that what is no HTTP gets Go's short answer and no traceback in the log."""
-
-    __slots__ = ()
-
-    def handle_error(
-        self,
-        request: BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            return super().handle_error(request, status, exc, message)
-        headers = {"Content-Type": "text/plain; charset=utf-8", "Server": SERVER}
-        response = web.Response(status=status, body=b"400 Bad Request", headers=headers)
-        response.force_close()
-        return response
-
-
-class _Server(web.Server):
-    def __call__(self) -> RequestHandler:
-        return _Protocol(self, loop=self._loop, **self._kwargs)
 
 
 class _BodyRefused(Exception):

@@ -16,6 +16,7 @@ from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0
 
 from xds_server.events import EventLog
+from xds_server.http_server import QuietServer
 from xds_server.metrics import CoordinatorMetrics
 
 # A few Prometheus servers scrape; a connection without a complete request ends after the idle time.
@@ -33,7 +34,7 @@ class MetricsListener:
         self._server: asyncio.Server | None = None
 
     async def start(self, listener: socket.socket) -> None:
-        http = web.Server(
+        http = QuietServer(
             self._handle,
             access_log=None,
             logger=logging.getLogger("xds_server.http"),

@@ -10,6 +10,7 @@ until the Coordinator can answer.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
 import socket
@@ -273,7 +274,7 @@ def _everywhere() -> str:
 
 
 def _taken(variable: str, address: ListenAddress, error: OSError) -> StartError:
-    why = error.strerror or str(error)
+    why = os.strerror(error.errno) if error.errno else str(error)  # asyncio and socket add the address again
     return StartError(f"cannot listen on {address}: {why}; choose another address with {named(variable)}")
 
 
