@@ -59,7 +59,7 @@ def handshake_refusal(error: OSError) -> Refused:
             reason = Refusal.EXPIRED if error.verify_code in _DATE_ERRORS else Refusal.UNTRUSTED
             return Refused(reason, f"peer certificate: {error.verify_message}")
         case ssl.SSLError():
-            name = error.reason or "unknown TLS error"
+            name = getattr(error, "reason", None) or "unknown TLS error"
             if name == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
                 return Refused(Refusal.NO_CERTIFICATE, "peer has no certificate")
             if name in _PLAINTEXT:

@@ -124,7 +124,10 @@ class CertificateAuthority:
         return self._issue(leaf, now)
 
     def _issue(self, leaf: profile.Leaf, now: datetime) -> Identity:
-        certificate = profile.leaf_certificate(leaf, self.marble_root, self.intermediate_key)
+        try:
+            certificate = profile.leaf_certificate(leaf, self.marble_root, self.intermediate_key)
+        except ValueError as e:  # what the builder cannot express: names, or an end before the beginning
+            raise IssuanceError(f"refusing to hand out a certificate for {leaf.uri}: {e}") from e
         self._inspect(certificate, leaf)
         identity = Identity(pem_of(certificate) + pem_of(self.intermediate), leaf.key)
         for anchor in (self.marble_root, self.root):

@@ -127,7 +127,7 @@ def parse_uuid(text: str) -> str:
     try:
         canonical = str(uuids.UUID(text))
     except ValueError:
-        canonical = ""
+        canonical = None
     if canonical != text:
         raise IdentityError(f"{text!r} is not a UUID in lower-case 36-character form")
     return text

@@ -91,7 +91,7 @@ def _load(context: ssl.SSLContext, identity: Identity) -> None:
         finally:
             os.close(descriptor)
     except (OSError, ssl.SSLError) as e:
-        reason = e.reason if isinstance(e, ssl.SSLError) else e.strerror
+        reason = getattr(e, "reason", None) or e.strerror
         raise MaterialError(f"identity cannot be loaded into a TLS context: {reason}") from None
 
 

@@ -59,7 +59,7 @@ class App:
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
-        for _ in range(3):  # what was accepted just now gets its handler within two turns of the loop
+        for _turn in range(3):  # what was accepted just now gets its handler within two turns of the loop
             await asyncio.sleep(0)
         for task in self._handlers:
             task.cancel()

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rules of admission, without a socket."""
+
+from __future__ import annotations
+
+import ssl
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from enclave_proxy.admission import LogBudget, Refused, admit, handshake_refusal
+from enclave_proxy.counters import Refusal
+from enclave_proxy.relay_config import PeerRule, SanMatcher, TcpAddress, UnixAddress
+from sds.identity import type_prefix
+from sds.tls import client_context, server_context
+from tests.kit.pki import marble, odd_leaf, other_ca, shared_ca
+
+
+def web_only() -> PeerRule:
+    return PeerRule((SanMatcher("uri", prefix=type_prefix(shared_ca().trust_domain, "web")),))
+
+
+def test_a_named_peer_is_admitted() -> None:
+    admit(web_only(), marble(shared_ca(), "web").leaf.public_bytes(Encoding.DER))
+
+
+def test_a_peer_of_another_name_is_refused_with_both_names() -> None:
+    with pytest.raises(
+        Refused, match=r"peer is uri spiffe://.*/marble/webs/.*, allowed: uri .*/marble/web/\*"
+    ) as caught:
+        admit(web_only(), marble(shared_ca(), "webs").leaf.public_bytes(Encoding.DER))
+    assert caught.value.reason is Refusal.PEER_NOT_ALLOWED
+
+
+def test_without_rule_any_verified_peer_is_admitted() -> None:
+    admit(PeerRule(), marble(shared_ca()).leaf.public_bytes(Encoding.DER))
+    admit(PeerRule(), None)
+
+
+def test_without_certificate_no_rule_is_met() -> None:
+    with pytest.raises(Refused, match="no certificate"):
+        admit(web_only(), None)
+
+
+def test_a_certificate_that_cannot_be_read_is_refused() -> None:
+    with pytest.raises(Refused, match="cannot be read"):
+        admit(web_only(), b"junk")
+
+
+@pytest.mark.parametrize(
+    ("matcher", "allowed"),
+    [
+        (SanMatcher("dns", exact="Edge.Example"), True),
+        (SanMatcher("dns", prefix="edge."), True),
+        (SanMatcher("dns", exact="example"), False),
+        (SanMatcher("uri", exact="spiffe://x/gw"), True),
+        (SanMatcher("uri", exact="spiffe://x/g"), False),
+        (SanMatcher("uri", prefix="SPIFFE://x/"), False),
+        (SanMatcher("ip", exact="127.0.0.1"), False),
+    ],
+)
+def test_names_match_by_kind(matcher: SanMatcher, allowed: bool) -> None:
+    leaf = odd_leaf(shared_ca(), uris=["spiffe://x/gw"], dns_names=["edge.example"]).leaf
+    assert (PeerRule((matcher,)).allows(leaf) is None) == allowed
+
+
+def test_an_empty_matcher_cannot_be_made() -> None:
+    """An empty prefix would match everybody."""
+    for exact, prefix in ((None, None), ("", None), (None, ""), ("a", "b")):
+        with pytest.raises(ValueError, match="either an exact name or a prefix"):
+            SanMatcher("uri", exact, prefix)
+
+
+def test_an_alert_of_the_peer_is_told_apart() -> None:
+    """A peer that sends OpenSSL's alert, as most do: it does not trust our certificate."""
+    ca = shared_ca()
+    server = server_context(marble(ca), ca.bundle, require_client_certificate=True)
+    client = client_context(marble(ca), other_ca().bundle)
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    near = server.wrap_bio(to_server, to_client, server_side=True)
+    far = client.wrap_bio(to_client, to_server)
+    for end in (far, near):
+        with pytest.raises(ssl.SSLWantReadError):
+            end.do_handshake()
+    with pytest.raises(ssl.SSLCertVerificationError):
+        far.do_handshake()
+    with pytest.raises(ssl.SSLError) as caught:
+        near.do_handshake()
+    assert handshake_refusal(caught.value).reason is Refusal.REFUSED_BY_PEER
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ConnectionResetError(), Refusal.ABORTED),
+        (ConnectionAbortedError("SSL handshake is taking longer than 10 seconds"), Refusal.TIMEOUT),
+        (TimeoutError(), Refusal.TIMEOUT),
+        (ssl.SSLError(1, "[SSL] something new"), Refusal.TLS_ERROR),
+    ],
+)
+def test_every_failure_has_a_reason(error: OSError, reason: Refusal) -> None:
+    assert handshake_refusal(error).reason is reason
+
+
+def test_log_lines_are_bounded_per_second() -> None:
+    time = [0.0]
+    budget = LogBudget(2, lambda: time[0])
+    assert [budget.take() for _ in range(4)] == [True, True, False, False]
+    time[0] = 1.5
+    assert budget.take()
+
+
+def test_addresses_print_as_people_write_them() -> None:
+    assert [str(a) for a in (UnixAddress("/run/a.sock"), TcpAddress("::1", 80), TcpAddress("10.0.0.1", 80))] == [
+        "unix:/run/a.sock",
+        "[::1]:80",
+        "10.0.0.1:80",
+    ]

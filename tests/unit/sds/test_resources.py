@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Secrets as resources: equal content has equal bytes, keys cannot be printed, nothing half-understood is read."""
+
+from __future__ import annotations
+
+import pytest
+
+from sds.material import Identity, MaterialError, TrustBundle
+from sds.resources import (
+    BUNDLE_NAME,
+    IDENTITY_NAME,
+    SECRET,
+    bundle_secret,
+    identity_secret,
+    make_resource,
+    read_secret,
+)
+from sds.wire import envoy_pb2
+from tests.kit.pki import marble, shared_ca
+
+
+def secret(**members: object) -> bytes:
+    return envoy_pb2.Secret(name="x", **members).SerializeToString()  # type: ignore[arg-type]
+
+
+def chain_and_key(identity: Identity) -> envoy_pb2.TlsCertificate:
+    return envoy_pb2.TlsCertificate(
+        certificate_chain=envoy_pb2.DataSource(inline_string=identity.chain.decode()),
+        private_key=envoy_pb2.DataSource(inline_bytes=identity.key.pem),
+    )
+
+
+def test_an_identity_comes_back_from_its_secret() -> None:
+    identity = marble(shared_ca())
+    resource = identity_secret(IDENTITY_NAME, identity)
+    assert (resource.type_url, resource.name) == (SECRET, "default")
+    assert read_secret(resource.body) == ("default", identity)
+
+
+def test_a_bundle_comes_back_from_its_secret() -> None:
+    bundle = shared_ca().bundle
+    assert read_secret(bundle_secret(BUNDLE_NAME, bundle).body) == ("ROOTCA", bundle)
+
+
+def test_inline_strings_are_read_as_well() -> None:
+    identity = marble(shared_ca())
+    assert read_secret(secret(tls_certificate=chain_and_key(identity))) == ("x", identity)
+
+
+def test_the_version_names_the_content() -> None:
+    one, two = marble(shared_ca()), marble(shared_ca())
+    assert identity_secret("a", one) == identity_secret("a", one)
+    assert identity_secret("a", one).version != identity_secret("a", two).version
+    assert len(make_resource(SECRET, "x", envoy_pb2.Secret(name="x")).version) == 16
+
+
+def test_a_resource_does_not_print_its_body() -> None:
+    resource = identity_secret("a", marble(shared_ca()))
+    assert "BEGIN" not in f"{resource!r} {resource} {[resource]}"
+    assert resource.version in repr(resource)
+
+
+REFUSED = {
+    "name": envoy_pb2.Secret().SerializeToString(),
+    "neither": secret(),
+    "no private key": secret(
+        tls_certificate=envoy_pb2.TlsCertificate(certificate_chain=envoy_pb2.DataSource(inline_bytes=b"x"))
+    ),
+    "no trusted CA": secret(validation_context=envoy_pb2.CertificateValidationContext()),
+    "trust bundle is empty": secret(
+        validation_context=envoy_pb2.CertificateValidationContext(trusted_ca=envoy_pb2.DataSource(inline_bytes=b""))
+    ),
+    "restricts names": secret(
+        validation_context=envoy_pb2.CertificateValidationContext(
+            match_typed_subject_alt_names=[envoy_pb2.SubjectAltNameMatcher(san_type=3)]
+        )
+    ),
+    "not a valid protobuf": b"\x0a\xff",
+    # Field 3, session_ticket_keys, of Envoy's own Secret; and field 7, crl, of its validation context.
+    r"Secret\.3": secret() + b"\x1a\x00",
+    r"CertificateValidationContext\.7": secret() + b"\x22\x02\x3a\x00",
+    "at most": bytes(3 * 1024 * 1024),
+}
+
+
+@pytest.mark.parametrize(("why", "body"), REFUSED.items())
+def test_what_is_not_fully_understood_is_refused(why: str, body: bytes) -> None:
+    with pytest.raises(MaterialError, match=why):
+        read_secret(body)
+
+
+def test_a_key_that_does_not_fit_is_refused() -> None:
+    message = chain_and_key(marble(shared_ca()))
+    message.private_key.inline_bytes = marble(shared_ca()).key.pem
+    with pytest.raises(MaterialError, match="does not belong"):
+        read_secret(secret(tls_certificate=message))
+
+
+def test_an_empty_bundle_cannot_even_be_made() -> None:
+    """Envoy accepts a validation context without CA and then trusts everybody."""
+    with pytest.raises(MaterialError, match="empty"):
+        bundle_secret("ROOTCA", TrustBundle(b""))
