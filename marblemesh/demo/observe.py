@@ -56,6 +56,8 @@ class Now:
     prometheus: str
 
 
+# Why Envoy refuses a connection, in its words; the text format's parser gives every counter the suffix `_total`.
+_ENVOY_REFUSALS = ("connection_error", "fail_verify_no_cert", "fail_verify_error", "fail_verify_san")
 # What the Coordinator's `coordinator_state` means.
 _STATES = {1: "recovering", 2: "waits for a manifest", 3: "accepts Marbles"}
 
@@ -112,16 +114,14 @@ def _marble(marble: str, certificate: Certificate | None, metrics: dict[str, Met
         envoy = metrics["envoy-web"]
         active = envoy.total("envoy_cluster_upstream_cx_active", envoy_cluster_name="app")
         established = envoy.total("envoy_cluster_upstream_cx_total", envoy_cluster_name="app")
-        refused = envoy.total("envoy_listener_ssl_connection_error") + envoy.total(
-            "envoy_listener_ssl_fail_verify_no_cert"
-        )
+        refused = sum(envoy.total(f"envoy_listener_ssl_{reason}_total") for reason in _ENVOY_REFUSALS)
     connected = worker.total(f"{prefix}control_plane_connected") > 0
     return MarbleNow(marble, certificate, int(active), int(established), int(refused), connected)
 
 
 def envoy_certificate_updates(metrics: Metrics) -> int:
     """How many certificates the Envoy inside web has put in use on its mTLS port, told by its worker over SDS."""
-    return int(metrics.total("envoy_listener_server_ssl_socket_factory_ssl_context_update_by_sds"))
+    return int(metrics.total("envoy_listener_server_ssl_socket_factory_ssl_context_update_by_sds_total"))
 
 
 def _edge_cluster(world: World) -> str:

@@ -25,7 +25,8 @@ from marblemesh.demo.topology import Command
 GRACE_SECONDS = 6.0
 POLL_SECONDS = 0.05
 TAIL_LINES = 12
-# The last part of a log that is read for its last lines; a line of JSON is below 2 KiB.
+MAX_LINE = 1000  # a traceback in one line of JSON is longer; the whole of it stands in the log
+# The last part of a log that is read for its last lines.
 _TAIL_BYTES = 32 * 1024
 # How asyncio, grpc, Envoy and Prometheus each say EADDRINUSE.
 _TAKEN = re.compile(r"address (is )?already in use|address in use|failed to bind|errno 98|EADDRINUSE", re.IGNORECASE)
@@ -91,7 +92,8 @@ class Process:
         """The last lines of its log."""
         with self.log.open("rb") as log:
             log.seek(max(0, self.log.stat().st_size - _TAIL_BYTES))
-            return tuple(log.read().decode(errors="replace").splitlines()[-lines:])
+            text = log.read().decode(errors="replace")
+        return tuple(line[:MAX_LINE] for line in text.splitlines()[-lines:])
 
     def ended(self) -> DemoError:
         """Why the demo cannot go on without this process, which has ended."""

@@ -12,10 +12,12 @@ import asyncio
 import itertools
 import json
 import os
+import random
 import signal
 import sys
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from aiohttp import ClientError, ClientSession
@@ -57,37 +59,48 @@ async def vote(web: ClientSession, choice: str, ballot: str, tally: Tally) -> No
         tally.failed(f"{type(error).__name__} {error}")
 
 
-async def visits(tally: Tally, count: int, rate: float, stop: asyncio.Event) -> None:
-    """Cast `count` votes (0: for ever) in visits of ten, until `stop`."""
+async def visits(tally: Tally, count: int, rate: float, stop: asyncio.Event) -> object:
+    """Cast `count` votes (0: for ever) in visits of ten, until `stop`. Returns the leaderboard as it is then."""
     async with client("WEB") as web, web.get("/api/list", raise_for_status=True) as reply:
-        choices = itertools.cycle([entry["shortcode"] for entry in await reply.json()])
+        choices = [entry["shortcode"] for entry in await reply.json()]
     bot, start, said = uuid.uuid4().hex[:8], time.monotonic(), 0.0
     numbers = iter(range(count)) if count else itertools.count()
     for visit in iter(lambda: list(itertools.islice(numbers, VOTES_A_VISIT)), []):
         async with client("WEB") as web:
             for number in visit:
-                if stop.is_set():
-                    return
-                # Not everybody wants the same, or there were no leader: every seventh passes one emoji over.
-                choice = next(choices) if number % 7 else next(itertools.islice(choices, 1, None))
+                [choice] = random.choices(choices, weights=range(len(choices), 0, -1))  # noqa: S311 - a matter of taste
                 await vote(web, choice, f"emojivoto ballot {bot}-{number:06}", tally)
                 if time.monotonic() - said > PROGRESS_SECONDS:
                     said = time.monotonic()
                     say(votes=tally.votes, failures=tally.failures)
                 if rate:
-                    await asyncio.sleep(max(0.0, start + (number + 1) / rate - time.monotonic()))
+                    await wait(stop, start + (number + 1) / rate - time.monotonic())
+                if stop.is_set():
+                    return await leaderboard(web)
+    async with client("WEB") as web:
+        return await leaderboard(web)
+
+
+async def wait(stop: asyncio.Event, seconds: float) -> None:
+    """Until it is time for the next vote, or to stop."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(max(0.0, seconds)):
+            await stop.wait()
+
+
+async def leaderboard(web: ClientSession) -> object:
+    async with web.get("/api/leaderboard", raise_for_status=True) as reply:
+        return await reply.json()
 
 
 async def run(count: int, rate: float) -> int:
-    """Vote, fetch the leaderboard, report. Returns the exit status: 0 when no vote failed."""
+    """Vote, fetch the leaderboard, report. Returns the exit status: 0 when nothing failed."""
     stop, tally, start = asyncio.Event(), Tally(), time.monotonic()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     board: object = None
     try:
-        await visits(tally, count, rate, stop)
-        async with client("WEB") as web, web.get("/api/leaderboard", raise_for_status=True) as reply:
-            board = await reply.json()
+        board = await visits(tally, count, rate, stop)
     except (ClientError, TimeoutError) as error:
         tally.failed(f"{type(error).__name__} {error}")
     say(
