@@ -32,6 +32,7 @@ from xds_server.mesh_endpoints import DEFAULT_GRACE, Endpoints
 from xds_server.snapshot import DEFAULT_BIND, Snapshot
 
 ADVERTISE = "ADVERTISE"
+RELAY = "RELAY"
 
 
 class AccessDenied(CoordinatorError):  # noqa: N818 - named like the gRPC status it becomes
@@ -189,7 +190,7 @@ class Mesh:
 
         Raises AccessDenied for any other: a broken Marble must not draw others' connections to a stranger.
         """
-        value = node.metadata.fields[ADVERTISE].string_value if ADVERTISE in node.metadata.fields else ""
+        value = _metadata(node, ADVERTISE)
         if not value or client.role is not Role.MARBLE:
             return None
         marble = self._marble(client)
@@ -214,6 +215,9 @@ class Mesh:
         key = (client.name, client.uuid)
         before = self._endpoints.address(key)
         changed = self._endpoints.connected(key, address if address is not None and _is_ip(address) else None)
+        if _metadata(node, RELAY) == "off":
+            # A co-located Envoy carries this Marble's data, so its worker will never acknowledge listeners.
+            changed |= self._endpoints.ready(key)
         if changed or before != self._endpoints.address(key):
             self._changed()
 
@@ -307,6 +311,10 @@ class Mesh:
         if self._manifest is None or (gateway := self._manifest.mesh.gateways.get(client.name)) is None:
             return ()
         return tuple(uri_names(gateway.certificate))
+
+
+def _metadata(node: Node, name: str) -> str:
+    return node.metadata.fields[name].string_value if name in node.metadata.fields else ""
 
 
 def _not_own_address() -> AccessDenied:
