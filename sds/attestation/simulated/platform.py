@@ -58,8 +58,8 @@ class SimulatedCollateral:
 
     store: PlatformStore
     pki: Pki = field(repr=False)
-    opened: datetime
-    clock: Callable[[], datetime] | None
+    clock: Callable[[], datetime]
+    known: dict[Tee, Collateral] = field(default_factory=dict)
 
     async def get(self, key: CollateralKey) -> Collateral:
         """See :class:`sds.attestation.collateral.CollateralSource`."""
@@ -67,8 +67,12 @@ class SimulatedCollateral:
             raise CollateralUnavailable(
                 f"collateral: a simulated platform has none for {key}; is this quote from real hardware?"
             )
-        now = self.clock() if self.clock else self.opened
-        return await asyncio.to_thread(self.store.collateral, self.pki, key.tee, now)
+        now = self.clock()
+        known = self.known.get(key.tee)
+        if known is None or not self.store.in_time(known, now):
+            known = await asyncio.to_thread(self.store.collateral, self.pki, key.tee, now)
+            self.known[key.tee] = known
+        return known
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,7 @@ class SimulatedPlatform:
         pki = store.identity()
         for tee in Tee:
             store.collateral(pki, tee, now)  # now, so that later ones only read, and a full disk shows at the start
-        return cls(pki, SimulatedCollateral(store, pki, now, clock), QuotingEnclave.start(pki))
+        return cls(pki, SimulatedCollateral(store, pki, clock or (lambda: now)), QuotingEnclave.start(pki))
 
     @property
     def root_der(self) -> bytes:

@@ -86,14 +86,22 @@ class PlatformStore:
     def _identity(self) -> Path:
         return self.directory / "identity"
 
+    @staticmethod
+    def in_time(collateral: Collateral, now: datetime) -> bool:
+        """Neither from a wrong clock's future, nor about to run out."""
+        return collateral.tcb_info.issued <= now <= collateral.next_update - RENEW_BEFORE
+
     def _fresh(self, pki: Pki, tee: Tee, now: datetime) -> Collateral | None:
         """What lies there, unless it must be made anew. It is derived from the keys, so damage to it is no loss."""
         try:
             found = Collateral.from_json(_read(self.directory / collateral_name(tee), MAX_COLLATERAL))
         except (OSError, Malformed):
             return None
-        in_time = found.tcb_info.issued <= now <= found.next_update - RENEW_BEFORE
-        return found if in_time and found.qvl.tcb_info_issuer_chain.startswith(pki.tcb_signing.pem) else None
+        return (
+            found
+            if self.in_time(found, now) and found.qvl.tcb_info_issuer_chain.startswith(pki.tcb_signing.pem)
+            else None
+        )
 
     def _create(self) -> None:
         pki = Pki.create()

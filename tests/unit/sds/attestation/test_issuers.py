@@ -41,42 +41,22 @@ def gramine(base: Path, quoter: Quoter = sgx_quote, kind: str = "dcap") -> Itera
     stop = threading.Event()
 
     def serve() -> None:
-        while True:
-            descriptor = os.open(base / "quote", os.O_WRONLY)  # waits for a reader
-            if stop.is_set():
-                os.close(descriptor)
-                return
-            with os.fdopen(descriptor, "wb", buffering=0) as pipe, suppress(BrokenPipeError):
-                pipe.write(quoter((base / "user_report_data").read_bytes()))
-            # The reader has seen the end before the FIFO is opened again, or it would read on.
-            answered.wait(timeout=10)
-            answered.clear()
+        while not stop.is_set():
+            with (base / "quote").open("wb", buffering=0) as pipe:  # waits for a reader
+                # The next reader gets a FIFO of its own, so that this one sees the end of its answer.
+                os.mkfifo(base / "next")
+                (base / "next").rename(base / "quote")
+                with suppress(BrokenPipeError):
+                    pipe.write(quoter((base / "user_report_data").read_bytes()))
 
-    answered = threading.Event()
     thread = threading.Thread(target=serve)
     thread.start()
     try:
-        yield _Announcing(base, answered)
+        yield GramineIssuer(base)
     finally:
         stop.set()
-        answered.set()
-        os.close(os.open(base / "quote", os.O_RDONLY))
+        (base / "quote").open("rb").close()
         thread.join()
-
-
-class _Announcing(GramineIssuer):
-    """The issuer under test; tells the fake when an answer has been read."""
-
-    def __init__(self, base: Path, answered: threading.Event) -> None:
-        super().__init__(base)
-        self._answered = answered
-
-    def _read(self, name: str, limit: int) -> bytes:
-        try:
-            return super()._read(name, limit)
-        finally:
-            if name == "quote":
-                self._answered.set()
 
 
 @dataclass
