@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -97,6 +98,7 @@ def _run(flags: dict[str, str], command: tuple[str, ...]) -> int:
         typer.echo(f"marblemesh proxy: {error}", err=True)
         return error.exit_code
     configure(config.log_level, config.log_format, config.simulation)
+    logging.getLogger("hpack").setLevel(logging.WARNING)  # it logs every header of every request at debug level
     log = get_logger("worker", marble_type=config.marble_type)
     try:
         return uvloop.run(Worker(config, env, log).run())

@@ -174,8 +174,10 @@ class Session:
             return
         if config != self.applied:
             await self._relay.apply(config)
+            # Which listeners there are is news; endpoints of a large mesh change by the minute.
+            news = self.applied is None or _listeners(config) != _listeners(self.applied)
+            (self._log.info if news else self._log.debug)("configuration in force", listeners=_listeners(config))
             self.applied = config
-            self._log.info("configuration in force", inbound=len(config.inbound), outbound=len(config.outbound))
         self._unapplied = False
 
     def _resubscribe(self) -> None:
@@ -186,6 +188,10 @@ class Session:
 def short_name(type_url: str) -> str:
     """`...v3.Listener` is `Listener`: for labels and logs."""
     return type_url.rpartition(".")[2]
+
+
+def _listeners(config: RelayConfig) -> list[str]:
+    return [route.name for route in (*config.inbound, *config.outbound)]
 
 
 def _secrets(credentials: Credentials) -> dict[str, Identity | TrustBundle]:

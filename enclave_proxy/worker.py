@@ -29,7 +29,7 @@ from enclave_proxy.backoff import Backoff
 from enclave_proxy.bootstrap import Activation, Activator, Credentials
 from enclave_proxy.child import Child
 from enclave_proxy.config import ERA_CONFIG, WorkerConfig
-from enclave_proxy.errors import ProxyError
+from enclave_proxy.errors import ProxyError, StartError
 from enclave_proxy.health import Health
 from enclave_proxy.identity_store import IdentityStore
 from enclave_proxy.instance import RunDirectory, load_or_create_uuid
@@ -193,8 +193,11 @@ class Worker:
 
     @asynccontextmanager
     async def _sds_socket(self, store: IdentityStore) -> AsyncIterator[None]:
-        socket = SdsSocket(store.view)
-        await socket.start(self.config.sds_socket)
+        socket = SdsSocket(store.view, self.log)
+        try:
+            await socket.start(self.config.sds_socket)
+        except OSError as error:
+            raise StartError(f"cannot listen on {str(self.config.sds_socket)!r}: {error.strerror}") from error
         try:
             yield
         finally:
@@ -217,7 +220,8 @@ class Worker:
     def _node(self, uuid: str) -> Node:
         """How we introduce ourselves. For logs only: who we are is what our certificate says."""
         metadata = Struct()
-        metadata.update({"ADVERTISE": self.config.advertise})
+        # Without a relay there are no listeners to acknowledge, which is what makes an instance an endpoint: say so.
+        metadata.update({"ADVERTISE": self.config.advertise, "RELAY": "on" if self.config.relay else "off"})
         return Node(id=uuid, cluster=self.config.marble_type, metadata=metadata, user_agent_name="marblemesh-worker")
 
     def _say_what_is_not_checked(self, surroundings: Surroundings) -> None:
