@@ -55,8 +55,10 @@ def gramine(base: Path, quoter: Quoter = sgx_quote, kind: str = "dcap") -> Itera
         yield GramineIssuer(base)
     finally:
         stop.set()
-        (base / "quote").open("rb").close()
+        # A reader that does not wait, and stays until the thread has ended: it may or may not be waiting for one.
+        last_reader = os.open(base / "quote", os.O_RDONLY | os.O_NONBLOCK)
         thread.join()
+        os.close(last_reader)
 
 
 @dataclass
