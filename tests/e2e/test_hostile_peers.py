@@ -69,12 +69,16 @@ class Scene:
             reader, writer = await asyncio.open_connection("127.0.0.1", self.port, ssl=tls, **name)
         except (ConnectionError, ssl.SSLError):
             return b""
-        with suppress(ConnectionError, ssl.SSLError):
+        try:
             writer.write(payload)
             async with asyncio.timeout(20):
                 return await reader.read(100)
-        writer.close()
-        return b""
+        except (ConnectionError, ssl.SSLError):
+            return b""
+        finally:
+            writer.close()
+            with suppress(ConnectionError, ssl.SSLError):
+                await writer.wait_closed()
 
     async def refused(self, reason: str) -> int:
         metrics = (await self.server.admin("/metrics"))[1]
