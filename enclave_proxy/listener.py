@@ -53,9 +53,10 @@ class Listener:
         self,
         spawn: Callable[[Callable[[], Awaitable[None]]], asyncio.Task[None]],
         handle: Callable[[socket.socket, Listener], Awaitable[None]],
+        failed: Callable[[Listener, OSError], None],
     ) -> None:
         """Begin to accept, in a task of the owner; `handle` may wait to slow the accepting down."""
-        self._accepting = spawn(lambda: self._accept(handle))
+        self._accepting = spawn(lambda: self._accept(handle, failed))
 
     async def close(self) -> None:
         """Stop accepting and remove the socket file. Accepted connections are not touched."""
@@ -70,13 +71,18 @@ class Listener:
         if isinstance(self.address, UnixAddress) and self._file == _identity_of(self.address):
             Path(self.address.path).unlink(missing_ok=True)
 
-    async def _accept(self, handle: Callable[[socket.socket, Listener], Awaitable[None]]) -> None:
+    async def _accept(
+        self,
+        handle: Callable[[socket.socket, Listener], Awaitable[None]],
+        failed: Callable[[Listener, OSError], None],
+    ) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
                 connection, _ = await loop.sock_accept(self._socket)
-            except OSError:
+            except OSError as e:
                 # ECONNABORTED and the like concern one connection, EMFILE and ENOMEM all of them for a while.
+                failed(self, e)
                 await asyncio.sleep(ACCEPT_RETRY)
                 continue
             await handle(connection, self)

@@ -7,6 +7,9 @@ Outbound: app ─plain─► endpoint known? ► dial ► handshake ► name all
 `apply` first builds every context and binds every new socket, and only then swaps, in one step of the event loop:
 either the whole configuration takes effect or nothing of it. Live contexts are never changed; connections keep what
 they were accepted with.
+
+A peer that fails the handshake sees the connection end, not an alert: both event loops' TLS transports close without
+sending what OpenSSL has to say. The reason stands in our log and counters.
 """
 
 from __future__ import annotations
@@ -72,6 +75,7 @@ class Relay:
         self._applying = asyncio.Lock()
         self._changed = asyncio.Event()
         self._turn = 0
+        self._closed = False
 
     @property
     def addresses(self) -> dict[str, Address]:
@@ -85,6 +89,8 @@ class Relay:
         accept from now on. Listeners that go stop accepting; their connections live on.
         """
         async with self._applying:
+            if self._closed:
+                raise RelayError("the relay is closed")
             try:
                 plan = self._plan(config)
             except RelayError:
@@ -95,8 +101,9 @@ class Relay:
                 await listener.close()
 
     async def close(self, drain: float = 0.0) -> None:
-        """Stop accepting, let connections end by themselves for `drain` seconds, then cut the rest off."""
+        """Stop accepting for good, let connections end by themselves for `drain` seconds, then cut off the rest."""
         async with self._applying:
+            self._closed = True
             listeners, self._listeners = self._listeners, {}
             for listener in listeners.values():
                 await listener.close()
@@ -145,7 +152,7 @@ class Relay:
         gone = [listener for key, listener in self._listeners.items() if key not in plan.serving]
         for key, serving in plan.serving.items():
             if key in plan.fresh:
-                plan.fresh[key].start(self._spawn_accepting, self._handle)
+                plan.fresh[key].start(self._spawn_accepting, self._handle, self._cannot_accept)
             else:
                 self._listeners[key].serving = serving
             self.counters.of(serving.route.name)
@@ -160,6 +167,10 @@ class Relay:
             await body()
 
         return self._accepting.spawn(run())
+
+    def _cannot_accept(self, listener: Listener, error: OSError) -> None:
+        why = f"cannot accept: {error.strerror}"  # out of descriptors or memory, as a rule
+        self._refused(listener.serving.route, Refused(Refusal.LIMIT, why))
 
     async def _handle(self, connection: socket.socket, listener: Listener) -> None:
         """Start one connection; waits while too many are being set up, so that the rest stays in the kernel's

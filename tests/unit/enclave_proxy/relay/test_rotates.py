@@ -198,6 +198,14 @@ async def test_closing_leaves_no_task_and_no_socket(tmp_path: Path) -> None:
         assert made.counters.bugs == 0
 
 
+async def test_a_closed_relay_does_not_listen_again(tmp_path: Path) -> None:
+    async with relay() as made:
+        await made.close()
+        with pytest.raises(RelayError, match="closed"):
+            await made.apply(RelayConfig(outbound=(outbound(shared_ca(), tmp_path / "o.sock"),)))
+        assert not os.listdir(tmp_path)  # noqa: PTH208
+
+
 async def test_connections_beyond_the_limit_are_refused(tmp_path: Path) -> None:
     ca = shared_ca()
     async with App(tmp_path / "app.sock") as app, relay(Limits(connections=1)) as made:
