@@ -185,13 +185,13 @@ async def test_closing_leaves_no_task_and_no_socket(tmp_path: Path) -> None:
         assert await ask(joined) == b"ping"
         silent = await asyncio.open_connection(address.host, address.port)
         waiting = await asyncio.open_unix_connection(tmp_path / "o.sock")
-        while made.counters.of("in").handshakes + made.counters.of("out").handshakes < 2:  # noqa: ASYNC110
+        while made.counters.of("in").handshakes + made.counters.of("out").handshakes < 2:
             await asyncio.sleep(0)
         await made.close()
         assert [await s[0].read() for s in (silent, waiting)] == [b"", b""]
         for streams in (joined, silent, waiting):
             await hang_up(streams)
-        while len(asyncio.all_tasks()) > 1:  # noqa: ASYNC110 - the app's own handler ends with its connection
+        while len(asyncio.all_tasks()) > 1:
             await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert len(os.listdir("/proc/self/fd")) == descriptors  # noqa: PTH208

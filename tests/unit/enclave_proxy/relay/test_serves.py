@@ -189,7 +189,7 @@ async def test_an_app_waits_for_its_first_endpoint(tmp_path: Path) -> None:
         await client.apply(RelayConfig(outbound=(outbound(ca, tmp_path / "out.sock"),)))
         async with asyncio.TaskGroup() as group:
             answer = group.create_task(to_app(tmp_path / "out.sock"))
-            while not client.counters.of("out").handshakes:  # noqa: ASYNC110 - a number, nothing signals it
+            while not client.counters.of("out").handshakes:
                 await asyncio.sleep(0)
             await client.apply(RelayConfig(outbound=(outbound(ca, tmp_path / "out.sock", port(server, "in")),)))
         assert answer.result() == b"ping"
