@@ -55,6 +55,7 @@ class DeltaClient:
         self._types: dict[str, _Type] = {}
         self._out: deque[discovery_pb2.DeltaDiscoveryRequest] = deque()
         self._node_sent = False
+        self._connected = False
 
     # ---- what is wanted
 
@@ -103,6 +104,7 @@ class DeltaClient:
         """A new stream begins: nothing that was said or left unsaid on the one before counts."""
         self._out.clear()
         self._node_sent = False
+        self._connected = True
         for type_url, state in self._types.items():
             state.opened = False
             self._open(type_url, state)
@@ -117,7 +119,7 @@ class DeltaClient:
     def take(self) -> bytes | None:
         """The next request to write, or None. The first one of a stream carries the node."""
         for type_url, state in self._types.items():
-            if not state.opened and self._node_sent:
+            if self._connected and not state.opened:
                 self._open(type_url, state)
         if not self._out:
             return None

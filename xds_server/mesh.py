@@ -96,7 +96,7 @@ class Mesh:
         self._gateways: dict[bytes, str] = {}
         self._marbles: dict[tuple[str, str], ActiveMarble] = {}
         self._endpoints = Endpoints(grace)
-        self._watchers: list[Callable[[], None]] = []
+        self._watchers: dict[object, Callable[[], None]] = {}
         self.version = 0
 
     # ---- what the Coordinator says
@@ -275,14 +275,19 @@ class Mesh:
 
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` (quick, must not raise) after every change. Returns how to stop."""
-        self._watchers.append(callback)
-        return lambda: self._watchers.remove(callback)
+        token = object()
+        self._watchers[token] = callback
+
+        def stop() -> None:
+            self._watchers.pop(token, None)
+
+        return stop
 
     # ---- helpers
 
     def _changed(self) -> None:
         self.version += 1
-        for callback in list(self._watchers):
+        for callback in list(self._watchers.values()):
             callback()
 
     def _marble(self, client: Client) -> ActiveMarble:

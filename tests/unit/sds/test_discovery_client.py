@@ -86,6 +86,14 @@ def test_want_says_only_what_differs() -> None:
     assert client.take() is None
 
 
+def test_what_is_wanted_after_the_stream_began_is_asked_for_too() -> None:
+    client = DeltaClient(NODE)
+    assert client.take() is None
+    client.connected()
+    client.subscribe(LISTENER, ["*"])
+    assert request(client).node.id == "me"
+
+
 def test_a_type_may_be_added_while_the_stream_runs() -> None:
     client = DeltaClient(NODE)
     client.subscribe(LISTENER, ["*"])

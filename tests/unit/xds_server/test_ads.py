@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The xDS port with real gRPC clients over mutual TLS on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+
+import grpc
+import grpc.aio
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from google.protobuf.struct_pb2 import Struct
+from prometheus_client import CollectorRegistry
+
+from sds.discovery_client import DeltaClient, Update
+from sds.identity import COORDINATOR_DNS_NAME
+from sds.logs import get_logger
+from sds.material import Identity
+from sds.resources import CLUSTER, ENDPOINT, LISTENER, SECRET, read_secret
+from sds.wire.discovery_pb2 import Node
+from tests.kit.xds_mesh import Town, gateway_certificate, manifest
+from xds_server.ads import MAX_STREAMS_PER_CLIENT, SERVICES, XdsServer
+from xds_server.xds_metrics import XdsMetrics
+
+ADS, SDS = SERVICES
+EDGE, EDGE_KEY = gateway_certificate(x509.UniformResourceIdentifier("spiffe://edge.example/gateway"))
+TLS: dict[str, object] = {
+    "web": {"Incoming": [{"Port": "8080"}], "Outgoing": [{"Addr": "voting", "Port": "8081"}]},
+    "voting": {"Incoming": [{"Port": "8081"}]},
+}
+
+
+@dataclass
+class Place:
+    town: Town
+    server: XdsServer
+    port: int
+    registry: CollectorRegistry
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(name, labels) or 0.0
+
+    def channel(self, chain: bytes, key: bytes) -> grpc.aio.Channel:
+        credentials = grpc.ssl_channel_credentials(self.town.ca.chain_pem, key, chain)
+        options = (("grpc.ssl_target_name_override", COORDINATOR_DNS_NAME), ("grpc.enable_retries", 0))
+        return grpc.aio.secure_channel(f"127.0.0.1:{self.port}", credentials, options)
+
+    def of(self, identity: Identity) -> grpc.aio.Channel:
+        return self.channel(identity.chain, identity.key.pem)
+
+
+@pytest.fixture
+async def place() -> AsyncIterator[Place]:
+    town = Town(manifest(TLS, {"web": ["web"], "voting": ["voting"]}, {"edge": EDGE}))
+    registry = CollectorRegistry()
+    server = XdsServer(town.mesh, get_logger("test"), XdsMetrics(registry))
+    port = await server.start("127.0.0.1", 0, town.ca)
+    yield Place(town, server, port, registry)
+    await server.stop()
+
+
+class Wire:
+    """A DeltaClient on a gRPC stream; every response is acknowledged unless told otherwise."""
+
+    def __init__(self, channel: grpc.aio.Channel, client: DeltaClient, method: str) -> None:
+        self.client = client
+        self.call = channel.stream_stream(method)()
+
+    async def send(self) -> None:
+        while (body := self.client.take()) is not None:
+            await self.call.write(body)
+
+    async def hear(self, nack: str | None = None) -> Update:
+        await self.send()
+        update = self.client.receive_bytes(await asyncio.wait_for(self.call.read(), 10))
+        if nack is None:
+            self.client.ack(update)
+        else:
+            self.client.nack(update, nack)
+        await self.send()
+        return update
+
+
+@asynccontextmanager
+async def connected(
+    channel: grpc.aio.Channel,
+    *,
+    advertise: str = "",
+    node_id: str = "",
+    method: str = f"/{ADS}/DeltaAggregatedResources",
+) -> AsyncIterator[Wire]:
+    metadata = Struct()
+    if advertise:
+        metadata.update({"ADVERTISE": advertise})
+    client = DeltaClient(Node(id=node_id, metadata=metadata))
+    client.connected()
+    async with channel:
+        yield Wire(channel, client, method)
+
+
+async def refusal(wire: Wire, type_url: str = SECRET) -> grpc.aio.AioRpcError:
+    wire.client.subscribe(type_url, ["default"])
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await wire.hear()
+    return caught.value
+
+
+async def test_a_marble_gets_its_secrets_and_follows_a_rotation(place: Place) -> None:
+    web = place.town.activate("web")
+    async with connected(place.of(web.identity)) as wire:
+        wire.client.subscribe(SECRET, ["default"])
+        (secret,) = (await wire.hear()).resources
+        assert read_secret(secret.body) == ("default", web.identity)
+        renewed = place.town.identity("web", web.uuid)
+        place.town.mesh.replace_identities({("web", web.uuid): renewed})
+        (secret,) = (await wire.hear()).resources
+        assert read_secret(secret.body) == ("default", renewed)
+    assert place.metric("marblemesh_xds_pushes_total", type="secret") == 2
+
+
+async def test_a_burst_of_changes_is_one_push(place: Place) -> None:
+    web = place.town.activate("web")
+    async with connected(place.of(web.identity)) as wire:
+        wire.client.subscribe(SECRET, ["default"])
+        await wire.hear()
+        for _ in range(5):
+            renewed = place.town.identity("web", web.uuid)
+            place.town.mesh.replace_identities({("web", web.uuid): renewed})
+        (secret,) = (await wire.hear()).resources
+        assert read_secret(secret.body) == ("default", renewed)
+    assert place.metric("marblemesh_xds_pushes_total", type="secret") == 2
+
+
+async def test_an_instance_becomes_an_endpoint_when_it_has_acknowledged_its_listeners(place: Place) -> None:
+    web, voting = place.town.activate("web"), place.town.activate("voting", dns="localhost")
+    async with connected(place.of(web.identity)) as caller:
+        caller.client.subscribe(ENDPOINT, ["outbound|voting|8081"])
+        before = (await caller.hear()).resources[0]
+        async with connected(place.of(voting.identity), advertise="localhost") as called:
+            called.client.subscribe(LISTENER, ["*"])
+            await called.hear()
+            after = (await caller.hear()).resources[0]
+    assert b"127.0.0.1" not in before.body
+    assert b"127.0.0.1" in after.body
+
+
+async def test_a_gateway_gets_endpoints_and_clusters_and_no_secret(place: Place) -> None:
+    async with connected(place.channel(EDGE.public_bytes(Encoding.PEM), EDGE_KEY)) as wire:
+        wire.client.subscribe(CLUSTER, ["*"])
+        assert {r.name for r in (await wire.hear()).resources} == {"outbound|web|8080", "outbound|voting|8081"}
+        wire.client.subscribe(SECRET, ["default", "ROOTCA"])
+        update = await wire.hear()
+        assert (update.resources, set(update.removed)) == ((), {"default", "ROOTCA"})
+        assert {code for code, _ in update.errors.values()} == {7}
+
+
+async def test_a_client_without_certificate_does_not_get_through_the_handshake(place: Place) -> None:
+    credentials = grpc.ssl_channel_credentials(place.town.ca.chain_pem)
+    options = (("grpc.ssl_target_name_override", COORDINATOR_DNS_NAME),)
+    async with connected(grpc.aio.secure_channel(f"127.0.0.1:{place.port}", credentials, options)) as wire:
+        assert (await refusal(wire)).code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_certificate_of_another_mesh_does_not_get_through_the_handshake(place: Place) -> None:
+    stranger = Town(place.town.manifest).activate("web")
+    async with connected(place.of(stranger.identity)) as wire:
+        assert (await refusal(wire)).code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_an_instance_that_is_not_activated_is_told_so(place: Place) -> None:
+    web = place.town.activate("web")
+    place.town.mesh.revoke("web", web.uuid)
+    async with connected(place.of(web.identity)) as wire:
+        error = await refusal(wire)
+    assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert error.details() == "this instance is not activated: activate it again"
+    assert place.metric("marblemesh_xds_denied_total", reason="not_activated") == 1
+
+
+async def test_a_node_that_calls_itself_somebody_else_is_refused(place: Place) -> None:
+    web, other = place.town.activate("web"), place.town.activate("web")
+    async with connected(place.of(web.identity), node_id=f"web/{other.uuid}") as wire:
+        assert (await refusal(wire)).code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_revocation_ends_the_open_stream(place: Place) -> None:
+    web = place.town.activate("web")
+    async with connected(place.of(web.identity)) as wire:
+        wire.client.subscribe(SECRET, ["default"])
+        await wire.hear()
+        place.town.mesh.revoke("web", web.uuid)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await wire.hear()
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_a_stream_ends_with_the_certificate_that_opened_it(place: Place) -> None:
+    web = place.town.activate("web")
+    async with connected(place.of(web.identity)) as wire:
+        wire.client.subscribe(SECRET, ["default"])
+        await wire.hear()
+        place.town.time += timedelta(hours=25)
+        place.town.activate("voting")  # any change makes the stream look
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await wire.hear()
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_a_rejected_push_is_counted_and_shown_and_not_repeated(place: Place) -> None:
+    web = place.town.activate("web")
+    async with connected(place.of(web.identity)) as wire:
+        wire.client.subscribe(SECRET, ["default"])
+        await wire.hear(nack="-----BEGIN PRIVATE KEY-----\nabc")
+        wire.client.subscribe(SECRET, ["ROOTCA"])
+        assert [r.name for r in (await wire.hear()).resources] == ["ROOTCA"]
+        (status,) = place.server.status()
+    assert (status.client, status.types[SECRET].error) == (f"web/{web.uuid}", "[redacted]")
+    assert set(status.types[SECRET].nacked) == {"default"}
+    assert place.metric("marblemesh_xds_nacks_total", type="secret") == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "code"),
+    [
+        (f"/{ADS}/StreamAggregatedResources", b"", grpc.StatusCode.INVALID_ARGUMENT),
+        (f"/{ADS}/DeltaAggregatedResources", b"\x0a\x05x", grpc.StatusCode.INVALID_ARGUMENT),
+        (f"/{ADS}/Unknown", b"", grpc.StatusCode.UNIMPLEMENTED),
+        (f"/{SDS}/StreamSecrets", b"\x22\x01x", grpc.StatusCode.INVALID_ARGUMENT),
+    ],
+    ids=["no type", "no protobuf", "no such method", "wrong type"],
+)
+async def test_bad_requests_end_their_stream_with_a_plain_status(
+    place: Place, method: str, body: bytes, code: grpc.StatusCode
+) -> None:
+    web = place.town.activate("web")
+    async with place.of(web.identity) as channel:
+        call = channel.stream_stream(method)()
+        with suppress(grpc.aio.AioRpcError):  # it may be refused before we have written
+            await call.write(body)
+        assert await asyncio.wait_for(call.code(), 10) is code
+
+
+async def test_one_client_cannot_open_streams_without_end(place: Place) -> None:
+    web = place.town.activate("web")
+    async with place.of(web.identity) as channel:
+        calls = [channel.stream_stream(f"/{SDS}/DeltaSecrets")() for _ in range(MAX_STREAMS_PER_CLIENT + 1)]
+        ended = [asyncio.ensure_future(call.code()) for call in calls]
+        done, waiting = await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED, timeout=10)
+        assert {task.result() for task in done} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*waiting)
+
+
+async def test_stopping_tells_clients_to_come_back(place: Place) -> None:
+    web = place.town.activate("web")
+    async with connected(place.of(web.identity)) as wire:
+        wire.client.subscribe(SECRET, ["default"])
+        await wire.hear()
+        await place.server.stop()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await wire.hear()
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_gateway_that_the_manifest_adds_while_we_run_gets_through(place: Place) -> None:
+    certificate, key = gateway_certificate(x509.UniformResourceIdentifier("spiffe://new.example/gateway"))
+    added = manifest(TLS, {"web": ["web"], "voting": ["voting"]}, {"new": certificate})
+    place.town.mesh.configure(added, place.town.ca)
+    web = place.town.activate("web")
+    async with connected(place.of(web.identity)) as wire:  # the push means that the server has seen the change
+        wire.client.subscribe(SECRET, ["default"])
+        await wire.hear()
+        place.town.mesh.replace_identities({("web", web.uuid): place.town.identity("web", web.uuid)})
+        await wire.hear()
+    async with connected(place.channel(certificate.public_bytes(Encoding.PEM), key)) as wire:
+        wire.client.subscribe(CLUSTER, ["*"])
+        assert len((await wire.hear()).resources) == 2
+
+
+async def test_a_taken_port_is_said_at_once(place: Place) -> None:
+    other = XdsServer(place.town.mesh, get_logger("test"), XdsMetrics(CollectorRegistry()))
+    with pytest.raises(OSError, match="cannot listen on"):
+        await other.start("127.0.0.1", place.port, place.town.ca)
