@@ -100,6 +100,7 @@ def bind(address: Address) -> socket.socket:
 
 def _bind_tcp(address: TcpAddress) -> socket.socket:
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    socket.inet_pton(family, address.host)  # a name would be looked up right here, with the whole event loop waiting
     bound = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
