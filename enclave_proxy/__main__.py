@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import sys
 import tempfile
 from pathlib import Path
@@ -17,10 +18,15 @@ from enclave_proxy import config as settings
 from enclave_proxy.config import Setting, WorkerConfig
 from enclave_proxy.errors import ConfigError, ProxyError
 from enclave_proxy.worker import Worker
+from sds.errors import SdsError
 from sds.logs import configure, get_logger
 
 app = typer.Typer(
-    name="proxy", help="The worker in front of an app, inside its TEE.", no_args_is_help=True, add_completion=False
+    name="proxy",
+    help="The worker in front of an app, inside its TEE.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # they print local variables, which may be keys
 )
 
 
@@ -100,11 +106,13 @@ def _run(flags: dict[str, str], command: tuple[str, ...]) -> int:
     configure(config.log_level, config.log_format, config.simulation)
     logging.getLogger("hpack").setLevel(logging.WARNING)  # it logs every header of every request at debug level
     log = get_logger("worker", marble_type=config.marble_type)
+    # A core dump is every key in one file on the host's disk. The app inherits this and may raise it again.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     try:
         return uvloop.run(Worker(config, env, log).run())
-    except ProxyError as error:
+    except (ProxyError, SdsError) as error:
         log.error("cannot go on", reason=str(error))
-        return error.exit_code
+        return error.exit_code if isinstance(error, ProxyError) else ProxyError.exit_code
 
 
 def _runtime_dir(env: dict[str, str]) -> Path:

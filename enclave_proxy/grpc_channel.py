@@ -8,6 +8,7 @@ and 30 MB of C++ stay out of the TCB.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 import struct
@@ -23,8 +24,8 @@ from grpclib.protocol import H2Protocol
 from enclave_proxy.config import HostPort
 
 # What a channel raises when the other side is not there, goes away or speaks something else. (TLS errors and refused
-# connections are OSErrors.) AssertionError: grpclib's word for a body that is shorter than its length says.
-CHANNEL_ERRORS = (OSError, TimeoutError, GRPCError, ProtocolError, StreamTerminatedError, AssertionError)
+# connections are OSErrors.)
+CHANNEL_ERRORS = (OSError, TimeoutError, GRPCError, ProtocolError, StreamTerminatedError)
 
 RawStream = Stream[bytes, bytes]
 ServerCheck = Callable[[x509.Certificate], None]
@@ -72,12 +73,19 @@ class SecureChannel(Channel):
             tls = transport.get_extra_info("ssl_object")
             if tls.selected_alpn_protocol() != "h2":
                 raise ssl.SSLError("the server does not speak HTTP/2 (ALPN h2): is this the right port?")
-            self._check(x509.load_der_x509_certificate(tls.getpeercert(binary_form=True)))
+            self._check(_certificate(tls.getpeercert(binary_form=True)))
         except BaseException:
             transport.abort()
             raise
         _notice_a_dead_peer(transport.get_extra_info("socket"))
         return protocol
+
+
+def _certificate(der: bytes) -> x509.Certificate:
+    try:
+        return x509.load_der_x509_certificate(der)
+    except ValueError as error:
+        raise ssl.SSLError("the server shows a certificate that cannot be read") from error
 
 
 def _notice_a_dead_peer(sock: socket.socket) -> None:
@@ -110,7 +118,10 @@ async def receive(stream: RawStream, limit: int) -> bytes | None:
             raise ProtocolError(
                 f"message of {length} bytes (compressed: {bool(compressed)}), at most {limit} are accepted"
             )
-        return await raw.recv_data(length)
+        try:
+            return await raw.recv_data(length)
+        except AssertionError as error:  # grpclib's word for a body that ends before its length says
+            raise ProtocolError(f"message of {length} bytes was cut short") from error
 
 
 def describe(error: BaseException) -> str:
@@ -121,9 +132,17 @@ def describe(error: BaseException) -> str:
         case TimeoutError():
             return "no answer in time"
         case ssl.SSLCertVerificationError():
-            return f"TLS: {error.verify_message or error.reason or error}"
+            return f"TLS: {getattr(error, 'verify_message', None) or error}"
         case ssl.SSLError():
-            return f"TLS: {error.reason or error}"
-        case OSError() if error.strerror:
-            return error.strerror.lower()
+            return f"TLS: {tls_reason(error) or error}"
+        case socket.gaierror():
+            return (error.strerror or str(error)).lower()
+        case OSError() if error.errno:
+            # Not `strerror`: asyncio puts its own words and the address in there.
+            return os.strerror(error.errno).lower()
     return str(error) or type(error).__name__
+
+
+def tls_reason(error: ssl.SSLError) -> str:
+    """OpenSSL's name for what went wrong; empty for errors of other origin, which lack the attribute."""
+    return getattr(error, "reason", None) or ""

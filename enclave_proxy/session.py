@@ -191,7 +191,7 @@ def short_name(type_url: str) -> str:
 
 
 def _listeners(config: RelayConfig) -> list[str]:
-    return [route.name for route in (*config.inbound, *config.outbound)]
+    return [inbound.name for inbound in config.inbound] + [outbound.name for outbound in config.outbound]
 
 
 def _secrets(credentials: Credentials) -> dict[str, Identity | TrustBundle]:

@@ -25,11 +25,11 @@ from enclave_proxy.backoff import Backoff
 from enclave_proxy.bootstrap import Credentials
 from enclave_proxy.config import HostPort
 from enclave_proxy.errors import ProxyError
-from enclave_proxy.grpc_channel import CHANNEL_ERRORS, RawStream, SecureChannel, describe, receive
+from enclave_proxy.grpc_channel import CHANNEL_ERRORS, RawStream, SecureChannel, describe, receive, tls_reason
 from enclave_proxy.identity_store import IdentityStore
 from enclave_proxy.session import Session
 from sds.discovery_client import MAX_RESPONSE_BYTES
-from sds.discovery_types import ProtocolError
+from sds.errors import SdsError
 from sds.identity import COORDINATOR_DNS_NAME
 from sds.tls import client_context
 
@@ -78,7 +78,7 @@ class XdsClient:
             status.attempts += 1
             try:
                 await self._stream()
-            except (*CHANNEL_ERRORS, ProtocolError) as error:
+            except (*CHANNEL_ERRORS, SdsError) as error:
                 await self._lost(error)
             finally:
                 status.connected = False
@@ -164,7 +164,7 @@ def is_disowned(error: BaseException) -> bool:
             return error.status in _DISOWNED
         case ssl.SSLError():
             # An alert of the server about our certificate: unknown CA, bad or missing certificate.
-            return "ALERT" in (error.reason or "")
+            return "ALERT" in tls_reason(error)
     return False
 
 

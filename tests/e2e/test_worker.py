@@ -225,6 +225,18 @@ async def test_a_run_directory_has_one_worker(mesh: MeshHarness) -> None:
     assert await third.wait() == 0
 
 
+async def test_an_app_that_will_not_end_is_killed_after_the_drain(mesh: MeshHarness) -> None:
+    await mesh.start_coordinator()
+    await mesh.set_manifest(pair(mesh, free_port()))
+    stubborn = ("sh", "-c", "trap 'echo told >&2' TERM; echo armed >&2; while :; do sleep 0.1; done")
+    worker = await mesh.start_worker("other", *stubborn, flags=("--drain-seconds", "0.2"))
+    await worker.ready()
+    await worker.logged("armed")
+    worker.send(signal.SIGTERM)
+    assert await worker.wait() == 128 + signal.SIGKILL
+    await worker.logged("told")
+
+
 async def test_without_relay_only_identities_are_kept_fresh(mesh: MeshHarness) -> None:
     port = free_port()
     await mesh.start_coordinator()
