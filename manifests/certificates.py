@@ -13,6 +13,16 @@ from cryptography.utils import CryptographyDeprecationWarning
 
 _E = TypeVar("_E", bound=x509.ExtensionType)
 
+# Everything that cryptography raises for bytes that are no certificate, or one that it does not know; found by fuzzing.
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+
 # An X.509 certificate with RSA-4096 and many names has about 4 KB; PEM adds a third.
 MAX_PEM = 64 * 1024
 
@@ -28,7 +38,7 @@ def load_certificate(pem: str) -> x509.Certificate:
             certificate = x509.load_pem_x509_certificate(pem.encode())
             certificate.public_key()
             _ = certificate.extensions, certificate.subject, certificate.not_valid_after_utc
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.UnsupportedGeneralNameType) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"not a PEM certificate ({error})") from None
     return certificate
 

@@ -7,8 +7,17 @@ from manifests.address import TcpAddress, parse_address
 from manifests.places import Findings
 from manifests.wire import IncomingWire, ManifestWire, MarbleWire, OutgoingWire, PackageWire
 
+# A tag may be given to every Marble, so what is to be looked at grows with the product of both. Hundreds of Marbles
+# with hundreds of connections each still fit.
+MAX_CONNECTIONS = 100_000
+
 
 def check_connections(document: ManifestWire, found: Findings) -> None:
+    sizes = {tag: len(entry.incoming) + len(entry.outgoing) for tag, entry in document.tls.items()}
+    number = sum(sizes.get(tag, 0) for marble in document.marbles.values() for tag in dict.fromkeys(marble.tls))
+    if number > MAX_CONNECTIONS:
+        found.error(f"the Marbles have {number} connections together, at most {MAX_CONNECTIONS} are allowed", "TLS")
+        return
     for name, marble in document.marbles.items():
         connections = _Connections(name, marble, document.packages.get(marble.package), found)
         for tag in dict.fromkeys(marble.tls):

@@ -17,10 +17,7 @@ from manifests.convert import convert
 from manifests.errors import ManifestError, Problem
 from manifests.json_text import Json, load
 from manifests.model import Manifest
-from manifests.places import Findings, member_path
-
-# Enough to mend a file with; a hostile one cannot make the answer longer than that.
-MAX_PROBLEMS = 50
+from manifests.places import MAX_PROBLEMS, Findings, TooManyProblems, member_path
 
 
 def parse(raw: bytes) -> Manifest:
@@ -31,11 +28,15 @@ def parse(raw: bytes) -> Manifest:
     """
     document = _shape(load(raw))
     found = Findings()
-    check(document, found)
-    manifest = convert(document, raw, found)
-    _raise(found.errors)
+    try:
+        check(document, found)
+        manifest = convert(document, raw, found)
+    except TooManyProblems:
+        raise ManifestError(tuple(found.errors)) from None
+    if found.errors:
+        raise ManifestError(tuple(found.errors))
     _warn_unknown(document, found)
-    return replace(manifest, warnings=tuple(found.warnings[:MAX_PROBLEMS]))
+    return replace(manifest, warnings=tuple(found.warnings))
 
 
 def _shape(tree: Json) -> wire.ManifestWire:
@@ -68,13 +69,6 @@ def _message(kind: str, text: str, value: object) -> str:
     if kind in ("greater_than_equal", "less_than_equal"):
         return f"number out of range: {text.removeprefix('Input should be ')}"
     return text
-
-
-def _raise(errors: list[Problem]) -> None:
-    if len(errors) > MAX_PROBLEMS:
-        errors = [*errors[:MAX_PROBLEMS], Problem("", f"and {len(errors) - MAX_PROBLEMS} more problems")]
-    if errors:
-        raise ManifestError(tuple(errors))
 
 
 def _warn_unknown(document: wire.Wire, found: Findings, *at: str | int) -> None:

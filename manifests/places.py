@@ -14,6 +14,9 @@ _PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 _MAX_NAME = 80
 _MAX_MESSAGE = 500
 
+# Enough to mend a file with. A hostile one has a million things wrong, and each costs time to describe.
+MAX_PROBLEMS = 50
+
 
 def member_path(*parts: str | int) -> str:
     """`("Marbles", "web", "TLS", 0)` → `Marbles.web.TLS[0]`; other names are quoted: `Packages["a b"]`."""
@@ -34,6 +37,10 @@ def printable(text: str, limit: int = _MAX_MESSAGE) -> str:
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in cut)
 
 
+class TooManyProblems(Exception):  # noqa: N818 - ends the search; what was found is in the Findings
+    """There is no point in looking further."""
+
+
 class Findings:
     """What the checks found so far: `errors` refuse the manifest, `warnings` travel with it."""
 
@@ -42,10 +49,15 @@ class Findings:
         self.warnings: list[Problem] = []
 
     def error(self, message: str, *path: str | int) -> None:
+        """Report what refuses the manifest. Raises TooManyProblems when this is enough."""
+        if len(self.errors) >= MAX_PROBLEMS:
+            self.errors.append(Problem("", f"and more: only the first {MAX_PROBLEMS} problems are shown"))
+            raise TooManyProblems
         self.errors.append(Problem(member_path(*path), printable(message)))
 
     def warn(self, message: str, *path: str | int) -> None:
-        self.warnings.append(Problem(member_path(*path), printable(message)))
+        if len(self.warnings) < MAX_PROBLEMS:
+            self.warnings.append(Problem(member_path(*path), printable(message)))
 
     @contextmanager
     def at(self, *path: str | int) -> Iterator[None]:

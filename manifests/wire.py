@@ -13,6 +13,7 @@ default, an unsigned integer is written plainly (`1`; not `1.0`, `1e0`, `-0`, `"
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
@@ -35,6 +36,7 @@ class Wire(BaseModel):
     warn_unknown: ClassVar[bool] = True
 
     @classmethod
+    @functools.cache
     def members(cls) -> Mapping[str, str]:
         """Folded name → name as documented."""
         return {fold(field.alias or name): field.alias or name for name, field in cls.model_fields.items()}
@@ -54,7 +56,8 @@ class Wire(BaseModel):
                 raise PydanticCustomError("duplicate_member", "member {member} occurs twice", {"member": member})
             result[member] = value
         # Only now, so that `"TLS": null, "tls": {…}` counts as twice.
-        return {name: value for name, value in result.items() if value is not None or fold(name) not in known}
+        names = known.values()
+        return {name: value for name, value in result.items() if value is not None or name not in names}
 
 
 def _empty_for_null(value: Any) -> Any:

@@ -18,7 +18,7 @@ def read_chain(pem: bytes) -> tuple[x509.Certificate, ...]:
         raise NotTrusted(f"certificate file has {len(pem)} bytes, at most {MAX_PIN} are allowed")
     try:
         return tuple(x509.load_pem_x509_certificates(pem))
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise NotTrusted("holds no PEM certificate: want the Coordinator's certificate chain") from None
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,7 +38,7 @@ def test_an_operator_s_day(tmp_path: Path) -> None:
 
     def marblemesh(*words: object, trust: list[str] = simulation) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "marblemesh", *map(str, words), *trust]
-        environment = os.environ | {"XDG_CONFIG_HOME": str(tmp_path / "config")}
+        environment = {"XDG_CONFIG_HOME": str(tmp_path / "config")}
         return subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
         )

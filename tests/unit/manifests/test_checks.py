@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ssl
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from manifests.address import TcpAddress, UnixAddress
 from manifests.errors import ManifestError
 from manifests.model import FeatureGate, SealMode
-from manifests.parse import MAX_PROBLEMS, parse
+from manifests.parse import parse
+from manifests.places import MAX_PROBLEMS
 from tests.kit.manifests import SGX_PACKAGE, TDX_PACKAGE, certificate, manifest, raw
 
 USER = certificate()
@@ -183,6 +185,13 @@ def test_what_marblerun_refuses_is_refused_with_its_message(name: str) -> None:
     assert problems(document)[0] == message
 
 
+def test_a_certificate_of_a_version_that_does_not_exist_is_refused() -> None:
+    der = bytearray(ssl.PEM_cert_to_DER_cert(USER))
+    der[der.index(b"\xa0\x03\x02\x01\x02") + 4] = 0x66
+    (problem,) = problems(manifest(Users={"u": {"Certificate": ssl.DER_cert_to_PEM_cert(bytes(der))}}))
+    assert "102 is not a valid X509 version" in problem
+
+
 def test_an_unreadable_user_certificate_is_refused() -> None:
     (problem,) = problems(manifest(Users={"u": {"Certificate": "no PEM"}}))
     assert problem.startswith("received invalid certificate for user u: not a PEM certificate")
@@ -299,7 +308,14 @@ def test_all_problems_are_found_in_one_run() -> None:
 def test_the_list_of_problems_is_bounded() -> None:
     found = problems(manifest(Marbles={f"m{number}": {"Package": "x"} for number in range(1000)}))
     assert len(found) == MAX_PROBLEMS + 1
-    assert found[-1] == "and 950 more problems"
+    assert found[-1] == "and more: only the first 50 problems are shown"
+
+
+def test_connections_of_all_marbles_together_are_bounded() -> None:
+    ports = [{"Port": str(port)} for port in range(1, 1002)]
+    marbles = {f"m{number}": {"Package": "p", "TLS": ["t"]} for number in range(100)}
+    (problem,) = problems(manifest(Marbles=marbles, TLS={"t": {"Incoming": ports}}))
+    assert problem == "the Marbles have 100100 connections together, at most 100000 are allowed (at TLS)"
 
 
 def test_a_message_cannot_steer_a_terminal() -> None:

@@ -41,7 +41,7 @@ def test_a_member_twice_is_refused_however_deep() -> None:
         json_text.load(b'{"Marbles": {"web": {}, "db": {}, "web": {}}}')
 
 
-@pytest.mark.parametrize("depth", [json_text.MAX_DEPTH + 1, 5_000, 500_000])
+@pytest.mark.parametrize("depth", [json_text.MAX_DEPTH + 1, 5_000, 90_000])
 def test_deep_nesting_is_refused_before_it_exhausts_the_stack(depth: int) -> None:
     with pytest.raises(ManifestError, match="nested deeper than 64"):
         json_text.load(b"[" * depth + b"1" + b"]" * depth)
