@@ -6,23 +6,25 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from prometheus_client import CollectorRegistry
 
 from enclave_proxy.sds_socket import SdsSocket
 from sds.discovery import View
+from sds.keys import PrivateKey
 from sds.latest import Latest
 from sds.logs import get_logger
 from sds.material import Identity
 from sds.resources import BUNDLE_NAME, IDENTITY_NAME, SECRET, bundle_secret, identity_secret
 from sds.tls import client_context
 from tests.kit.envoy import ads_bootstrap, free_port, grpc_cluster, running_envoy, until
-from tests.kit.xds_mesh import Town, manifest
+from tests.kit.xds_mesh import Town, gateway_certificate, manifest
 from xds_server.ads import XdsServer
 from xds_server.mesh import ActiveMarble
 from xds_server.xds_metrics import XdsMetrics
@@ -69,7 +71,11 @@ async def exchange(port: int, tls: ssl.SSLContext) -> x509.Certificate:
 
 
 def write_identity(identity: Identity, town: Town, directory: Path) -> dict[str, Path]:
-    files = {"certificate": identity.chain, "key": identity.key.pem, "root": town.ca.chain_pem}
+    return write_pem(identity.chain, identity.key.pem, town, directory)
+
+
+def write_pem(chain: bytes, key: bytes, town: Town, directory: Path) -> dict[str, Path]:
+    files = {"certificate": chain, "key": key, "root": town.ca.chain_pem}
     for name, content in files.items():
         (directory / name).write_bytes(content)
     return {name: directory / name for name in files}
@@ -168,6 +174,97 @@ async def test_a_changed_manifest_reaches_envoy_without_a_rejected_update(increm
             assert envoy.active_listeners() == {f"inbound|{inbound}", f"inbound|{second}"}
             await exchange(inbound, tls)
             await exchange(second, tls)
+            assert envoy.rejected() == {}
+
+
+@pytest.mark.parametrize("incremental", [False, True], ids=["sotw", "delta"])
+async def test_two_envoys_meet_through_endpoints_and_a_gateway_carries_only_ciphertext(
+    incremental: bool, tmp_path: Path
+) -> None:
+    """app → Envoy of `web` → mTLS → Envoy of `voting` → app; and a TLS client through a gateway that has no TLS."""
+    inbound, outbound, edge_port = free_port(), free_port(), free_port()
+    edge, edge_key = gateway_certificate(x509.UniformResourceIdentifier("spiffe://edge.example/gateway"))
+    listen = f"tcp:127.0.0.1:{outbound}"
+    town = Town(
+        manifest(
+            tls={
+                "web": {"Outgoing": [{"Addr": "voting", "Port": str(inbound), "Listen": listen}]},
+                "voting": {"Incoming": [{"Port": str(inbound), "Peers": ["web"]}]},
+            },
+            marbles={"web": ["web"], "voting": ["voting"], "other": []},
+            gateways={"edge": edge},
+        )
+    )
+    marbles = {name: town.activate(name) for name in ("web", "voting", "other")}
+    folders = {name: tmp_path / name for name in (*marbles, "edge")}
+    for folder in folders.values():
+        folder.mkdir()
+
+    def bootstrap(name: str, port: int) -> dict[str, Any]:
+        files = write_identity(marbles[name].identity, town, folders[name])
+        return ads_bootstrap(xds_port=port, incremental=incremental, node_id=name, advertise="127.0.0.1", **files)
+
+    async with AsyncExitStack() as stack:
+        _, port = await stack.enter_async_context(serving(town))
+        await stack.enter_async_context(echo_app(folders["voting"] / f"{inbound}.sock"))
+        files = write_pem(edge.public_bytes(Encoding.PEM), edge_key, town, folders["edge"])
+        at_edge = ads_bootstrap(xds_port=port, incremental=incremental, node_id="edge", advertise=None, **files)
+        del at_edge["dynamic_resources"]["lds_config"]
+        at_edge["static_resources"]["listeners"] = [tcp_listener(edge_port, f"outbound|voting|{inbound}")]
+        gateway = await stack.enter_async_context(running_envoy(at_edge, folders["edge"]))
+        voting = await stack.enter_async_context(running_envoy(bootstrap("voting", port), folders["voting"]))
+        web = await stack.enter_async_context(running_envoy(bootstrap("web", port), folders["web"]))
+        assert await until(lambda: voting.active_listeners() and web.active_listeners())
+        where = f"127.0.0.1:{inbound}"
+        assert await until(lambda: where in web.get("/clusters") and where in gateway.get("/clusters"))
+        await plain_exchange(outbound)
+        seen = await exchange(edge_port, client_context(marbles["web"].identity, town.ca.bundle))
+        assert seen == marbles["voting"].identity.leaf
+        with pytest.raises((ssl.SSLError, asyncio.IncompleteReadError, ConnectionError)):
+            await exchange(edge_port, client_context(marbles["other"].identity, town.ca.bundle))
+        for envoy in (gateway, voting, web):
+            assert envoy.rejected() == {}
+        assert gateway.active_secrets() == set()
+        assert gateway.active_clusters() == {f"outbound|voting|{inbound}"}
+
+
+async def plain_exchange(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"ping")
+    assert await asyncio.wait_for(reader.readexactly(4), 10) == b"ping"
+    writer.close()
+    await writer.wait_closed()
+
+
+def tcp_listener(port: int, cluster: str) -> dict[str, Any]:
+    proxy = {
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+        "stat_prefix": "edge",
+        "cluster": cluster,
+    }
+    return {
+        "name": "edge",
+        "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
+        "filter_chains": [{"filters": [{"name": "tcp", "typed_config": proxy}]}],
+    }
+
+
+async def test_a_gateway_among_peers_is_let_in_by_its_own_certificate_and_nobody_else(tmp_path: Path) -> None:
+    """Envoy takes the bundle with a pinned certificate that is no CA, and matches the gateway's exact name."""
+    port = free_port()
+    edge, edge_key = gateway_certificate(x509.UniformResourceIdentifier("spiffe://edge.example/gateway"))
+    tls: dict[str, object] = {"web": {"Incoming": [{"Port": str(port), "Peers": ["edge"]}]}}
+    town = Town(manifest(tls, {"web": ["web"], "other": []}, {"edge": edge}))
+    web, other = town.activate("web"), town.activate("other")
+    gateway = client_context(Identity(edge.public_bytes(Encoding.PEM), PrivateKey(edge_key)), town.ca.bundle)
+    async with serving(town) as (_, xds), echo_app(tmp_path / f"{port}.sock"):
+        files = write_identity(web.identity, town, tmp_path)
+        bootstrap = ads_bootstrap(xds_port=xds, incremental=True, node_id="", advertise="127.0.0.1", **files)
+        async with running_envoy({**bootstrap, "node": {"id": "w", "cluster": "c"}}, tmp_path) as envoy:
+            assert await until(lambda: envoy.active_secrets() == {IDENTITY_NAME, f"{BUNDLE_NAME}|{port}"})
+            assert await exchange(port, gateway) == web.identity.leaf
+            with pytest.raises((ssl.SSLError, asyncio.IncompleteReadError, ConnectionError)):
+                await exchange(port, client_context(other.identity, town.ca.bundle))
             assert envoy.rejected() == {}
 
 
