@@ -48,7 +48,13 @@ def parse_csr(der: bytes) -> CertificateRequest:
     try:
         csr = x509.load_der_x509_csr(der)
         subject, names = csr.subject, _names(csr)
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, UnsupportedAlgorithm) as e:
+    except (
+        ValueError,
+        x509.InvalidVersion,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+        UnsupportedAlgorithm,
+    ) as e:
         raise CsrError(f"parsing CSR: {e}") from None
     try:
         valid = csr.is_signature_valid

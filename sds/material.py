@@ -101,7 +101,13 @@ def parse_certificates(pem: bytes, what: str, limit: int) -> tuple[x509.Certific
         certificates = tuple(x509.load_pem_x509_certificates(pem))
         for certificate in certificates:
             _ = certificate.extensions, certificate.subject, certificate.issuer  # parsed lazily: find faults here
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, UnsupportedAlgorithm) as e:
+    except (
+        ValueError,
+        x509.InvalidVersion,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+        UnsupportedAlgorithm,
+    ) as e:
         raise MaterialError(f"{what} holds a certificate that cannot be parsed: {e}") from None
     return certificates
 
