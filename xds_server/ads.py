@@ -113,6 +113,7 @@ class XdsServer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+        self._log.info("xds server stops", streams=len(self._sessions))
         for session in self._sessions:
             session.stop()
         if self._server is not None:
@@ -201,7 +202,8 @@ class XdsServer:
             return grpc.StatusCode[e.status], str(e)
         except ProtocolError as e:
             self._metrics.failures.labels(e.status.lower()).inc()
-            self._log.info("xds stream ended", status=e.status, peer=context.peer(), error=str(e))
+            if not self._stopping:
+                self._log.info("xds stream ended", status=e.status, peer=context.peer(), error=str(e))
             return grpc.StatusCode[e.status], str(e)
         except grpc.aio.UsageError:
             return grpc.StatusCode.OK, ""  # the client is gone while we were reading or writing

@@ -29,7 +29,7 @@ async def until(condition: Callable[[], Any], seconds: float = START_SECONDS) ->
     """Ask until the answer is true; the answer, or the last one if it never was."""
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
-    while not (answer := await asyncio.to_thread(condition)) and loop.time() < end:  # noqa: ASYNC110
+    while not (answer := await asyncio.to_thread(condition)) and loop.time() < end:
         await asyncio.sleep(POLL_SECONDS)
     return answer
 
