@@ -37,7 +37,7 @@ def printable(text: str, limit: int = _MAX_MESSAGE) -> str:
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in cut)
 
 
-class TooManyProblems(Exception):  # noqa: N818 - ends the search; what was found is in the Findings
+class TooManyProblems(Exception):
     """There is no point in looking further."""
 
 

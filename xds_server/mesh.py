@@ -35,7 +35,7 @@ ADVERTISE = "ADVERTISE"
 RELAY = "RELAY"
 
 
-class AccessDenied(CoordinatorError):  # noqa: N818 - named like the gRPC status it becomes
+class AccessDenied(CoordinatorError):
     """This client gets nothing. `status` is the gRPC status name; `reason` a bounded label for metrics.
 
     The text goes to the client: it speaks of the client's own certificate and request, never of others.

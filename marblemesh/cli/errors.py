@@ -8,5 +8,5 @@ class CliError(Exception):
     """The verb cannot be carried out: a file, a setting or an answer is not what it must be. Exit status 1."""
 
 
-class NegativeResult(CliError):  # noqa: N818 - not an error of the program
+class NegativeResult(CliError):
     """The verb was carried out and the answer is no. Exit status 1."""

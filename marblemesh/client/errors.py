@@ -12,15 +12,15 @@ class AddressError(ClientError):
     """The address is not `host:port`."""
 
 
-class Unreachable(ClientError):  # noqa: N818 - says what the Coordinator is
+class Unreachable(ClientError):
     """Nobody answered as a Coordinator does: refused, timed out, no TLS, no HTTP, another program."""
 
 
-class NotTrusted(ClientError):  # noqa: N818
+class NotTrusted(ClientError):
     """The Coordinator could not prove what it should be, or is not the one whose certificate was pinned."""
 
 
-class RequestRefused(ClientError):  # noqa: N818
+class RequestRefused(ClientError):
     """The Coordinator understood and said no. `status` is the HTTP status, `message` its own text."""
 
     def __init__(self, text: str, status: int, message: str) -> None:
@@ -29,5 +29,5 @@ class RequestRefused(ClientError):  # noqa: N818
         super().__init__(text)
 
 
-class BadAnswer(ClientError):  # noqa: N818
+class BadAnswer(ClientError):
     """The answer is not what the API promises: no JSON envelope, missing members, a wrong signature."""

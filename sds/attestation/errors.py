@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: N818 - the names say what is wrong with the evidence; "MalformedError" would say no more
+
 """Why evidence was not accepted: one class per kind of check, so that callers and metrics can tell them apart.
 
 ``str(error)`` names the check that failed, what was seen and what was expected. ``error.reason`` is a short label for

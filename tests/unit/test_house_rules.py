@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules of the house that no linter knows: size budget, licence line, one-way imports at run time, honest wire files."""
+"""Rules of the house that no linter knows: size budget, licence line, what a program may load."""
 
 from __future__ import annotations
 
@@ -38,5 +38,7 @@ def test_every_source_file_names_its_licence_first() -> None:
 def test_a_program_loads_no_code_of_another(module: str, forbidden: tuple[str, ...]) -> None:
     """The worker's trusted code base is what it imports: seen in a process of its own, not by reading."""
     code = f"import sys, {module}; print(*sorted(m for m in sys.modules if m in {forbidden!r}))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
     assert done.stdout.split() == []
