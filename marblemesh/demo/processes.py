@@ -81,9 +81,12 @@ class Process:
     async def stop(self, grace: float = GRACE_SECONDS) -> None:
         """SIGTERM, then SIGKILL to whatever is left of its process group."""
         self.signal(signal.SIGTERM)
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(grace):
                 await self._child.wait()
+        except TimeoutError:
+            with self.log.open("a") as log:
+                log.write(f"demo: {self.name} did not end within {grace:g} s after SIGTERM, killed\n")
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         await self._child.wait()

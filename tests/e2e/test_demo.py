@@ -156,7 +156,7 @@ def running(state: Path) -> Iterator[subprocess.Popen[str]]:
         killer.start()
         assert process.stderr is not None
         for line in process.stderr:
-            if "voting" in line:
+            if "vote-bot is attested" in line:
                 break
         yield process
         killer.cancel()

@@ -21,24 +21,25 @@ async def run_both(commands: Sequence[Sequence[str]]) -> int:
     """Run the commands until one ends or SIGTERM or SIGINT comes. Returns the exit status of the first that ended."""
     children: list[asyncio.subprocess.Process] = []
     ended: list[int] = []
-
-    def end() -> None:
-        for child in children:
-            if child.returncode is None:
-                child.terminate()
+    over = asyncio.Event()
 
     async def watch(child: asyncio.subprocess.Process) -> None:
         status = await child.wait()
         ended.append(status if status >= 0 else 128 - status)  # as a shell tells a signal
-        end()
+        over.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, end)
+        asyncio.get_running_loop().add_signal_handler(number, over.set)
     async with asyncio.TaskGroup() as group:
         for command in commands:
             child = await asyncio.create_subprocess_exec(*tied_to_us(command))
             children.append(child)
             group.create_task(watch(child))
+        # Only now, when all are there: one that is started after the end was called for would not hear of it.
+        await over.wait()
+        for child in children:
+            if child.returncode is None:
+                child.terminate()
     return ended[0]
 
 
