@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: N818 - the names say how the Coordinator answered; a suffix would say no more
 """What can go wrong in a worker: one root, and one class per way of answering.
 
 Messages are for operators: what was seen, what was expected, what to do. None of them ever carries a key, a secret or

@@ -2,9 +2,9 @@
 """State of the world: a request names all that the client wants, a listener or cluster response is all there is.
 
 Rules (xDS protocol, "Basic Protocol Overview"): a request that answers an older response is neither ACK nor NACK, but
-its names are the client's newest wish. A repeated request (same names, newest nonce, already ACKed) asks for the content
-again. There is no not-found: a name that does not exist yet is answered when it appears. An empty response deletes all
-listeners or clusters, and is a no-op for other types.
+its names are the client's newest wish. A repeated request (same names, newest nonce, already ACKed) asks for the
+content again. There is no not-found: a name that does not exist yet is answered when it appears. An empty response
+deletes all listeners or clusters, and is a no-op for other types.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from sds.discovery_types import (
     TypeStatus,
     View,
 )
-from sds.resources import CLUSTER, ENDPOINT, LISTENER, Resource
+from sds.resources import CLUSTER, ENDPOINT, LISTENER, SECRET, Resource
 from sds.wire import discovery_pb2
 
 _NOTHING: Mapping[str, Resource] = MappingProxyType({})
@@ -41,8 +41,8 @@ Batch = tuple[Channel, Sequence[str], Sequence[str]]  # channel, names to send, 
 
 class Stream(ABC):
     """One client's stream. `nonce_prefix` must differ between streams, so that an answer to an earlier stream's
-    response is never taken for one of this stream. `implied_type` is the type of a stream that serves a single type; without it
-    (ADS) every request must name its type. `entitled`: the types that this client may see, None for all."""
+    response is never taken for one of this stream. `implied_type` is the type of a stream that serves a single type;
+    without it (ADS) every request must name its type. `entitled`: the types that this client may see, None for all."""
 
     isolates: ClassVar[bool]
     request_class: ClassVar[type[Message]]
@@ -176,10 +176,10 @@ class Stream(ABC):
         yield from (c for t, c in self._channels.items() if t not in MAKE_ORDER)
 
     def _must_wait(self, channel: Channel) -> bool:
-        """A listener must not overtake clusters or endpoints that are due but wait for an earlier ACK."""
+        """A listener must not overtake what it may point at and what is due but waits for an earlier ACK."""
         if channel.type_url != LISTENER:
             return False
-        return any(self._channels[t].changes() for t in (CLUSTER, ENDPOINT) if t in self._channels)
+        return any(self._channels[t].changes() for t in (CLUSTER, ENDPOINT, SECRET) if t in self._channels)
 
     def _may_break(self, channel: Channel) -> bool:
         """Whether nothing that the client runs can still point at what is gone from this type."""
@@ -191,8 +191,8 @@ class Stream(ABC):
     def _send_children_again(self, parents: list[bytes]) -> None:
         """Envoy may make a new, empty subscription for a secret (or endpoints) that it already asked for when a
         listener or cluster changes, without a new request; nothing would arrive and the new listener would go active
-        without a certificate. So what the pushed resources name is sent again. Looking for the name in the serialised parent
-        needs no schema; a false hit costs one spare push."""
+        without a certificate. So what the pushed resources name is sent again. Looking for the name in the serialised
+        parent needs no schema; a false hit costs one spare push."""
         if not parents:
             return
         text = b"\0".join(parents)

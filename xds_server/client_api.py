@@ -97,7 +97,7 @@ class ClientApi:
     async def _handle(self, request: BaseRequest) -> web.StreamResponse:
         transport = request.transport
         if not isinstance(transport, TlsTransport):
-            raise ConnectionResetError("connection closed before its request was handled")
+            return web.Response(status=HTTPStatus.BAD_REQUEST)  # the connection is gone, nobody reads this
         with transport.in_use():
             path = request.rel_url.path
             clean = _clean(path)
@@ -161,6 +161,8 @@ class ClientApi:
                     self._buffered += len(chunk)
                     body += chunk
             kept = True
+        except (ConnectionError, web.RequestPayloadError) as e:
+            raise _BodyRefused(error(HTTPStatus.BAD_REQUEST, "request body is cut short or badly framed")) from e
         except TimeoutError:
             text = f"request body did not arrive within {self._limits.body_timeout:g} s"
             raise _BodyRefused(error(HTTPStatus.REQUEST_TIMEOUT, text)) from None

@@ -8,10 +8,12 @@ environment before this file sees it, so there is one parser and one set of mess
 from __future__ import annotations
 
 import ipaddress
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from sds.attestation.errors import Malformed
+from sds.attestation.simulated import SimulatedEnclave
 
 MESH_ADDR = "EDG_COORDINATOR_MESH_ADDR"
 CLIENT_ADDR = "EDG_COORDINATOR_CLIENT_ADDR"
@@ -86,7 +88,7 @@ class CoordinatorConfig:
     http_error_log_level: str
     simulation: bool
     simulated_platform: Path | None
-    simulated_enclave: str | None
+    simulated_enclave: SimulatedEnclave | None
     platform: str
     pccs_url: str | None
     collateral_dir: Path | None
@@ -109,9 +111,9 @@ class CoordinatorConfig:
             http_error_log_level=_log_level(env),
             simulation=_switch(env, SIMULATION),
             simulated_platform=_path(env, SIMULATED_PLATFORM),
-            simulated_enclave=_json_object(env, SIMULATED_ENCLAVE),
-            platform=env.get(PLATFORM) or "auto",
-            pccs_url=env.get(PCCS_URL) or None,
+            simulated_enclave=_enclave(env),
+            platform=_platform(env),
+            pccs_url=_url(env, PCCS_URL),
             collateral_dir=_path(env, COLLATERAL_DIR),
         )
         _check_together(config)
@@ -188,14 +190,25 @@ def _path(env: Mapping[str, str], variable: str) -> Path | None:
     return Path(text) if text else None
 
 
-def _json_object(env: Mapping[str, str], variable: str) -> str | None:
-    text = env.get(variable) or None
-    if text is None:
+def _enclave(env: Mapping[str, str]) -> SimulatedEnclave | None:
+    text = env.get(SIMULATED_ENCLAVE)
+    if not text:
         return None
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as e:
-        raise ConfigError(f"{named(variable)}: want a JSON object, got malformed JSON: {e}") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f'{named(variable)}: want a JSON object such as {{"UniqueID": "<64 hex digits>"}}')
+        return SimulatedEnclave.from_json(text)
+    except Malformed as e:
+        raise ConfigError(f"{named(SIMULATED_ENCLAVE)}: {e}") from None
+
+
+def _platform(env: Mapping[str, str]) -> str:
+    text = env.get(PLATFORM) or "auto"
+    if text != "auto" and text.partition(":")[0] not in ("gramine", "tdx"):
+        raise ConfigError(f"{named(PLATFORM)}: want auto, gramine[:DIR] or tdx[:DIR], got {text[:120]!r}")
+    return text
+
+
+def _url(env: Mapping[str, str], variable: str) -> str | None:
+    text = env.get(variable) or None
+    if text is not None and not text.startswith(("https://", "http://")):
+        raise ConfigError(f"{named(variable)}: want https://host[:port][/path], got {text[:120]!r}")
     return text

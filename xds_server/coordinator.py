@@ -207,8 +207,8 @@ class Coordinator:
             metrics.refused.labels(refused.reason).inc()
             _log.warning(
                 "Marble verification failed" if isinstance(refused, VerificationFailed) else "Marble not activated",
-                MarbleType=ask.marble_type[:_MAX_SHOWN],
-                UUID=ask.uuid[:_MAX_SHOWN],
+                MarbleType=_shown(ask.marble_type),
+                UUID=_shown(ask.uuid),
                 reason=refused.reason,
                 error=str(refused),
             )
@@ -291,6 +291,11 @@ class Coordinator:
     def _type_label(self, marble_type: str) -> str:
         known = self._active is not None and marble_type in self._active.manifest.marbles
         return marble_type if known else UNKNOWN_TYPE
+
+
+def _shown(text: str) -> str:
+    """A stranger's text for the log: short, and no line of its own."""
+    return text[:_MAX_SHOWN] if text.isprintable() else ascii(text[:_MAX_SHOWN])
 
 
 def _accepted(raw: bytes) -> Manifest:

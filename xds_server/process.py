@@ -127,7 +127,7 @@ def _simulated(config: CoordinatorConfig, env: Mapping[str, str]) -> Attestation
     default = SimulatedEnclave.default("coordinator")
     enclave = SimulatedEnclave(default.unique_id, default.signer_id, product_id=3, security_version=3)
     if config.simulated_enclave is not None:
-        enclave = SimulatedEnclave.from_json(config.simulated_enclave)
+        enclave = config.simulated_enclave
     return Attestation(platform.issuer(enclave), Appraiser(platform.verifier(), platform.collateral, now))
 
 

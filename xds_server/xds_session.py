@@ -21,10 +21,9 @@ from sds.wire.discovery_pb2 import Node
 from xds_server.mesh import Client, Mesh
 from xds_server.xds_metrics import XdsMetrics, short_type
 
-# A client that has opened a stream asks at once; one that says nothing only holds a place.
-FIRST_REQUEST_SECONDS = 30.0
-# HTTP/2 flow control stops us when the client does not read. 30 s is longer than any pause of a living client.
-SEND_SECONDS = 30.0
+# HTTP/2 flow control stops us when the client does not read, and a client that has opened a stream asks at once: 30 s
+# is longer than any pause of a living client.
+PATIENCE_SECONDS = 30.0
 RESOLVE_SECONDS = 5.0
 
 
@@ -49,10 +48,14 @@ class ClientStatus:
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What a session needs of gRPC: `read` gives None at the end; both raise when the stream is broken."""
+    """What a session needs of gRPC: `read` gives None at the end; both raise when the stream is broken.
+
+    `patience`: seconds that one write may take, and that the first request may take to come.
+    """
 
     read: Callable[[], Awaitable[bytes | None]]
     write: Callable[[bytes], Awaitable[None]]
+    patience: float = PATIENCE_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,7 @@ class Session:
 
     async def _first_request(self) -> Receipt | None:
         try:
-            async with asyncio.timeout(FIRST_REQUEST_SECONDS):
+            async with asyncio.timeout(self._ports.patience):
                 data = await self._ports.read()
         except TimeoutError:
             raise ProtocolError("DEADLINE_EXCEEDED", "no request on this stream") from None
@@ -193,8 +196,9 @@ class Session:
         if self._stopping:
             raise ProtocolError("UNAVAILABLE", "the coordinator is stopping: connect again")
         if self._seconds_left() <= 0:
-            # A stream is as good as its identity: who holds a renewed one comes back with it at once.
-            raise ProtocolError("UNAUTHENTICATED", "the client certificate has expired: connect with the renewed one")
+            # A stream is as good as its identity: who holds a renewed one comes back with it at once, who does not
+            # fails the handshake. UNAVAILABLE, since UNAUTHENTICATED would say that this mesh no longer knows it.
+            raise ProtocolError("UNAVAILABLE", "the client certificate has expired: connect with the renewed one")
 
     def _seconds_left(self) -> float:
         return (self._peer.not_after - self._mesh.now()).total_seconds()
@@ -204,7 +208,7 @@ class Session:
         if response is None:
             return False
         try:
-            async with asyncio.timeout(SEND_SECONDS):
+            async with asyncio.timeout(self._ports.patience):
                 await self._ports.write(response.body)
         except TimeoutError:
             raise ProtocolError("DEADLINE_EXCEEDED", "the client does not read its responses") from None

@@ -38,6 +38,7 @@ class Process:
     def __init__(self, command: Command, child: asyncio.subprocess.Process, log: Path, out: Path) -> None:
         self.command, self.log, self.out = command, log, out
         self._child = child
+        self._told_to_end = False
 
     @classmethod
     async def start(cls, command: Command, logs: Path) -> Self:
@@ -78,9 +79,15 @@ class Process:
         if self.status is None:
             self._child.send_signal(number)
 
+    def end(self) -> None:
+        """Tell it to end, once: many programs take a second SIGTERM for impatience and skip their own cleaning up."""
+        if not self._told_to_end:
+            self._told_to_end = True
+            self.signal(signal.SIGTERM)
+
     async def stop(self, grace: float = GRACE_SECONDS) -> None:
         """SIGTERM, then SIGKILL to whatever is left of its process group."""
-        self.signal(signal.SIGTERM)
+        self.end()
         try:
             async with asyncio.timeout(grace):
                 await self._child.wait()
@@ -163,7 +170,7 @@ class Processes:
     async def stop(self) -> None:
         """End all, the last started first: whoever asks goes before who answers. Cancelling does not stop it."""
         for process in reversed(self._started):
-            process.signal(signal.SIGTERM)
+            process.end()
         await asyncio.gather(*(process.stop(self._grace) for process in self._started))
         self._started.clear()
 

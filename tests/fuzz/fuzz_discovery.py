@@ -82,7 +82,7 @@ def _serve(stream: Stream, data: bytes) -> None:
 if __name__ == "__main__":
     import sys
 
-    import atheris  # type: ignore[import-not-found]  # optional: only whoever fuzzes installs it
+    import atheris  # type: ignore[import-untyped]  # optional: only whoever fuzzes installs it
 
     atheris.instrument_all()
     atheris.Setup(sys.argv, fuzz_one)

@@ -22,7 +22,7 @@ def request(client: DeltaClient) -> discovery_pb2.DeltaDiscoveryRequest:
 
 def talk(client: DeltaClient, stream: DeltaStream) -> list[Update]:
     """Deliver everything in both directions, ACK everything."""
-    heard = []
+    heard: list[Update] = []
     while True:
         while (body := client.take()) is not None:
             stream.receive_bytes(body)

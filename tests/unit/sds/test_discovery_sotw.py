@@ -214,6 +214,19 @@ def test_a_listener_does_not_overtake_a_cluster_that_waits_for_an_ack() -> None:
     assert [s.type for s in client.hear_all()] == ["CDS", "LDS"]
 
 
+def test_a_listener_comes_after_all_secrets_that_are_due() -> None:
+    """It is acknowledged only when it can serve, so that nobody is sent to a port without a certificate."""
+    client = SotwClient(view(LDS={"l": "1"}, SDS={"ROOTCA": "1", "default": "1"}))
+    client.ask("SDS", "ROOTCA", "default")
+    client.ask("LDS")
+    said = client.hear()
+    assert said is not None
+    assert said.content == ("ROOTCA@1",)
+    assert client.hear() is None
+    client.ask("SDS", "ROOTCA", "default", nonce=said.nonce)
+    assert [s.content for s in client.hear_all()] == [("default@1",), ("l@1",)]
+
+
 def test_a_cluster_goes_only_after_the_listener_that_used_it_was_replaced_and_acknowledged() -> None:
     client = SotwClient(view(LDS={"l": "1"}, CDS={"old": "1"}))
     client.ask("CDS")

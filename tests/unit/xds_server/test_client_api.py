@@ -192,6 +192,31 @@ async def test_a_body_that_does_not_come_ends_in_time(api: Api) -> None:
     assert b"did not arrive within 0.3 s" in answer
 
 
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"POST /manifest HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nnot a length\r\n",
+        b"POST /manifest HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
+    ],
+)
+async def test_bad_framing_is_an_answer_or_an_end_and_no_trace(
+    api: Api, request_: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert b" 400 " in await raw(api, request_) or b"5\r\n" in request_
+    assert not caplog.records
+
+
+async def test_a_client_that_leaves_in_the_middle_leaves_no_trace(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    _, writer = await api.port.connect()
+    writer.write(b"POST /manifest HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc")
+    (connection,) = api.port.front._connections
+    assert (await api("GET", "/status"))[0] == 200
+    writer.transport.abort()
+    await asyncio.wait_for(connection.lost, 5)
+    assert (await api("GET", "/status"))[0] == 200
+    assert not caplog.records
+
+
 async def test_a_request_head_that_does_not_come_ends_in_time(api: Api) -> None:
     assert await raw(api, b"GET /status HTTP/1.1\r\nHost:") == b""
 

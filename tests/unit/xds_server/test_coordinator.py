@@ -303,18 +303,13 @@ async def test_no_quote_and_no_quotes_are_refused(running: Bench, quote: bytes, 
 
 async def test_stale_collateral_is_refused(directory: Path) -> None:
     bench = Bench.make(directory)
-    frozen = await_free(bench)
+    published = bench.clock()
+    bench.platform.collateral.clock = lambda: published  # the platform's documents stay as they are
+    bench.clock.forward(timedelta(days=100))
     bench.coordinator.set_manifest(manifest())
-    refused = await refusal(frozen)
+    refused = await refusal(bench)
     assert refused.reason == "expired"
     bench.own_quote.stop()
-
-
-def await_free(bench: Bench) -> Bench:
-    """The clock goes on for two years, the platform's collateral stays as it was."""
-    bench.platform.collateral.clock = None
-    bench.clock.forward(timedelta(days=100))
-    return bench
 
 
 async def test_unknown_types_are_refused_and_do_not_fill_the_metrics(running: Bench) -> None:

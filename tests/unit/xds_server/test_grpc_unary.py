@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from grpclib.client import Channel
-from grpclib.const import Status
+from grpclib.const import Cardinality, Status
 from grpclib.exceptions import GRPCError
 from h2.connection import H2Connection
 from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, StreamEnded, TrailersReceived
@@ -70,18 +70,14 @@ async def grpc_port(fake: Fake, **limits: float) -> AsyncIterator[tuple[TlsPort,
 async def call(port: TlsPort, marble_type: str, size: int = 0) -> ActivationResponse:
     async with Channel("127.0.0.1", port.port, ssl=CREDENTIALS.tls()) as channel:
         request = ActivationRequest(marble_type=marble_type, quote=bytes(size))
-        async with channel.request(PATH, _unary(), ActivationRequest, ActivationResponse, timeout=5) as stream:
+        async with channel.request(
+            PATH, Cardinality.UNARY_UNARY, ActivationRequest, ActivationResponse, timeout=5
+        ) as stream:
             await stream.send_message(request, end=True)
             reply: ActivationResponse | None = await stream.recv_message()
             await stream.recv_trailing_metadata()
     assert reply is not None
     return reply
-
-
-def _unary():  # type: ignore[no-untyped-def]
-    from grpclib.const import Cardinality
-
-    return Cardinality.UNARY_UNARY
 
 
 @pytest.mark.parametrize("size", [0, 1, 3_000_000])

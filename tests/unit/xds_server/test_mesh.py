@@ -9,6 +9,9 @@ from datetime import timedelta
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from google.protobuf.struct_pb2 import Struct
 
 from manifests.model import Gateway, Manifest
@@ -21,7 +24,7 @@ from tests.kit.xds_mesh import Town, gateway_certificate, manifest
 from xds_server.mesh import AccessDenied, Client, Role
 from xds_server.snapshot_tls import DOWNSTREAM_TLS, SnapshotError
 
-EDGE, _ = gateway_certificate(x509.UniformResourceIdentifier("spiffe://edge.example/gateway"))
+EDGE, EDGE_KEY = gateway_certificate(x509.UniformResourceIdentifier("spiffe://edge.example/gateway"))
 TLS: dict[str, object] = {
     "web": {"Incoming": [{"Port": "8080"}], "Outgoing": [{"Addr": "voting", "Port": "8081"}]},
     "voting": {"Incoming": [{"Port": "8081", "Peers": ["web", "edge"]}]},
@@ -72,6 +75,23 @@ def test_a_certificate_that_was_issued_but_never_activated_here_is_refused() -> 
 def test_a_certificate_of_another_mesh_is_refused() -> None:
     place, other = town(), town()
     assert denied(place.mesh.authenticate, other.activate("web").identity.leaf).reason == "untrusted"
+
+
+def test_a_gateway_cannot_make_itself_a_marble() -> None:
+    """TLS trusts its certificate; what it signed is still nobody, whatever name stands in it."""
+    place = town()
+    web = place.activate("web")
+    name = x509.UniformResourceIdentifier(str(web.identity.spiffe_id))
+    key = load_pem_private_key(EDGE_KEY, None)
+    assert isinstance(key, EllipticCurvePrivateKey)
+    forged = (
+        x509.CertificateBuilder(EDGE.subject, EDGE.subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(place.time - timedelta(minutes=1))
+        .not_valid_after(place.time + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([name]), critical=False)
+        .sign(key, SHA256())
+    )
+    assert denied(place.mesh.authenticate, forged).reason == "untrusted"
 
 
 def test_the_mesh_ca_itself_and_the_coordinator_are_no_clients() -> None:

@@ -118,8 +118,8 @@ def filled(message: Message, depth: int = 0) -> Message:
             if not field.is_repeated:
                 child.SetInParent()
         elif field.message_type is None:
-            value: Any = {"string": "text", "bytes": b"bytes"}.get(_kind(field), 1)
-            if _kind(field) == "bool":
+            value: Any = {"string": "text", "bytes": b"bytes"}.get(_kind(field.type), 1)
+            if _kind(field.type) == "bool":
                 value = True
             if field.is_repeated:
                 getattr(message, field.name).append(value)
@@ -128,12 +128,12 @@ def filled(message: Message, depth: int = 0) -> Message:
     return message
 
 
-def _kind(field: FieldDescriptor) -> str:
+def _kind(number: int) -> str:
     return {
         FieldDescriptor.TYPE_STRING: "string",
         FieldDescriptor.TYPE_BYTES: "bytes",
         FieldDescriptor.TYPE_BOOL: "bool",
-    }.get(field.type, "number")
+    }.get(number, "number")
 
 
 @pytest.mark.parametrize("name", ["Secret", "TlsParameters", "SocketAddress", "SubjectAltNameMatcher", "ResourceError"])
