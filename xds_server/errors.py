@@ -64,14 +64,6 @@ class QuoteNotVerified(CoordinatorError):
     """The quote to sign is not genuine (400); the text says why."""
 
 
-class UnusableSecret(CoordinatorError):
-    """A recovery secret that cannot be decrypted or has an impossible length (400)."""
-
-
-class RecoveryRefused(CoordinatorError):
-    """A recovery secret or signature that does not fit; the text says what to upload again."""
-
-
 class QuoteUnavailable(CoordinatorError):
     """The Coordinator could not make a quote of its own in time."""
 

@@ -4,7 +4,7 @@
 `certificates` are the DER certificates that the TLS client offered, leaf first, not verified; a user is whoever holds
 the key of a certificate in the manifest, so the transport must have proven the leaf's key. Every method raises a
 CoordinatorError whose text goes to the client; the subclasses that stand for another status than 500 (v1: 400) are
-Unauthorized (401), FeatureDisabled (403), NoUpdate (404), QuoteNotVerified and UnusableSecret (400).
+Unauthorized (401), FeatureDisabled (403), NoUpdate (404), QuoteNotVerified and recovery.SecretNotDecrypted (400).
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Operations(Protocol):
         """PKIX DER of the ephemeral RSA key. Raises WrongState unless in recovery."""
 
     async def recover(self, secret: bytes, signature: bytes) -> RecoveryAnswer:
-        """One owner's secret with its signature. Raises UnusableSecret, RecoveryRefused, WrongState."""
+        """One owner's secret with its signature. Raises SecretNotDecrypted, RecoveryError, WrongState."""
 
     # --- for Marbles
 
