@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a certificate secret shall say: a value, and the extensions that follow from it.
 
-Numbers are Go's (`x509.KeyUsage`, `x509.ExtKeyUsage`), because manifests are written with them. Defaults are MarbleRun's
-with one difference: without IsCA its default key usage would hold keyCertSign, which RFC 5280 (4.2.1.9) forbids and
-strict verifiers (Python 3.13's default context) refuse, so that such a certificate gets digitalSignature alone.
+Numbers are Go's (`x509.KeyUsage`, `x509.ExtKeyUsage`), because manifests are written with them. Defaults are
+MarbleRun's with one difference: without IsCA its default key usage would hold keyCertSign, which RFC 5280 (4.2.1.9)
+forbids and strict verifiers (Python 3.13's default context) refuse: such a certificate gets digitalSignature alone.
 
 A secret is not a Marble. Whoever writes a manifest may ask for any name but those that stand for something attested:
 the mesh's own trust domain, and the Coordinator's reserved domain. A secret that is a CA cannot issue them either: its
@@ -17,7 +17,7 @@ from datetime import datetime
 from ipaddress import ip_address
 
 from cryptography import x509
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
 from sds.csr import IPAddress
 from sds.errors import SdsError
@@ -195,7 +195,7 @@ def _references(template: SecretTemplate) -> list[Extension]:
     if template.crl_distribution_points:
         points = [x509.DistributionPoint([uri(u)], None, None, None) for u in template.crl_distribution_points]
         found.append((x509.CRLDistributionPoints(points), False))
-    access = x509.AuthorityInformationAccessOID
+    access = AuthorityInformationAccessOID
     descriptions = [x509.AccessDescription(access.OCSP, uri(u)) for u in template.ocsp_servers]
     descriptions += [x509.AccessDescription(access.CA_ISSUERS, uri(u)) for u in template.issuing_certificate_urls]
     if descriptions:
