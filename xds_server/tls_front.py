@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import Counter
+from ipaddress import IPv6Address, ip_address
 
 from OpenSSL import SSL
 
@@ -33,6 +35,7 @@ class TlsFront:
         self._credential = credential
         self._context: tuple[ServerCredential, SSL.Context] | None = None
         self._connections: set[Connection] = set()
+        self._sources: Counter[str] = Counter()
         self._server: asyncio.Server | None = None
 
     @property
@@ -67,7 +70,11 @@ class TlsFront:
             return f"too many connections ({self.config.max_connections})"
         if self.handshakes >= self.config.max_handshakes:
             return f"too many handshakes in flight ({self.config.max_handshakes})"
+        source = source_of(connection.host)
+        if self._sources[source] >= self.config.max_per_source:
+            return f"too many connections from {source} ({self.config.max_per_source})"
         self._connections.add(connection)
+        self._sources[source] += 1
         return None
 
     def shaking(self, change: int) -> None:
@@ -76,7 +83,13 @@ class TlsFront:
 
     def forget(self, connection: Connection) -> None:
         """The connection is gone."""
+        if connection not in self._connections:
+            return  # never admitted
         self._connections.discard(connection)
+        source = source_of(connection.host)
+        self._sources[source] -= 1
+        if not self._sources[source]:
+            del self._sources[source]
 
     def context(self) -> SSL.Context | None:
         """The context of the certificate that is current *now*; None while there is none."""
@@ -91,3 +104,16 @@ class TlsFront:
             )
             self._context = (credential, context)
         return self._context[1]
+
+
+def source_of(host: str) -> str:
+    """Who counts as one source: an IPv4 address, or the /64 of an IPv6 address, which is what one machine gets."""
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if not isinstance(address, IPv6Address):
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return f"{IPv6Address(int(address) >> 64 << 64)}/64"
