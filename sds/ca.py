@@ -2,14 +2,15 @@
 """The mesh's certificate authority: MarbleRun's three CA certificates, and leaves made from templates.
 
 Root → intermediate, and beside it the Marble root: the intermediate's key and name, self-signed. A leaf signed with
-that key verifies under any of the three. Leaves go template → sign → inspect: what was signed is looked at again
-before it is handed out, so that a slip in the template or the signer never becomes somebody's credential.
+that key verifies under any of the three. `rotate` replaces all but the root. Leaves go template → sign → inspect: what
+was signed is looked at again before it is handed out, so that a slip in the template or the signer never becomes
+somebody's credential.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import Self
@@ -72,6 +73,23 @@ class CertificateAuthority:
         intermediate = profile.ca_certificate(INTERMEDIATE_NAME, key, alternative, now, issuer=(root, root_key))
         marble_root = profile.ca_certificate(INTERMEDIATE_NAME, key, alternative, now)
         return cls(root, intermediate, marble_root, root_key, key)
+
+    def rotate(self, now: datetime) -> Self:
+        """The same root with a new key below it: new intermediate and Marble root, same names and addresses.
+
+        They are valid from a little before `now`, but not from before the root: a worker whose clock is behind would
+        reject the new root, and would then lose everybody who follows it.
+        """
+        names = self.root.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        dns_names = tuple(names.get_values_for_type(x509.DNSName))
+        addresses = (ip_address(str(a)) for a in names.get_values_for_type(x509.IPAddress))
+        alternative = dns_names, tuple(addresses)
+        start = max(now.astimezone(UTC) - CLOCK_SKEW, self.root.not_valid_before_utc)
+        key = PrivateKey.generate_p384()
+        issuer = self.root, self.root_key
+        intermediate = profile.ca_certificate(INTERMEDIATE_NAME, key, alternative, start, issuer=issuer)
+        marble_root = profile.ca_certificate(INTERMEDIATE_NAME, key, alternative, start)
+        return replace(self, intermediate=intermediate, marble_root=marble_root, intermediate_key=key)
 
     @property
     def root_der(self) -> bytes:
@@ -155,7 +173,8 @@ class CertificateAuthority:
 
     @property
     def _end(self) -> datetime:
-        return min(self.marble_root.not_valid_after_utc, self.intermediate.not_valid_after_utc)
+        # A rotated intermediate says that it outlives its root, as in MarbleRun.
+        return min(c.not_valid_after_utc for c in (self.marble_root, self.intermediate, self.root))
 
     def _not_before(self, now: datetime) -> datetime:
         return max(now.astimezone(UTC) - CLOCK_SKEW, self.marble_root.not_valid_before_utc)
