@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from manifests.errors import Problem
 from manifests.model import Manifest, Marble, Package
-from sds.attestation.claims import Claims, SgxClaims
 from sds.ca import CertificateAuthority, pem_of
 from sds.material import Identity
 from xds_server.errors import InvalidUuid, VerificationFailed
@@ -106,33 +105,6 @@ def normalise_uuid(text: str) -> str:
     if value.int == 0:
         raise InvalidUuid("the nil UUID names no instance: send a random one")
     return str(value)
-
-
-def certified_claims(claims: Claims, fingerprint: str) -> dict[str, object]:
-    """What the leaf says about the attestation behind it; `fingerprint` is the manifest's."""
-    common: dict[str, object] = {
-        "tee": claims.tee.value,
-        "measurement": claims.measurement.hex(),
-        "tcbStatus": claims.tcb_status,
-        "advisories": list(claims.advisories),
-        "fmspc": claims.fmspc.hex(),
-        "debug": claims.debug,
-        "manifest": fingerprint,
-        "simulated": claims.simulated,
-    }
-    if isinstance(claims, SgxClaims):
-        return common | {
-            "signer": claims.mrsigner.hex(),
-            "productId": claims.isv_prod_id,
-            "svn": claims.isv_svn,
-        }
-    return common | {
-        "rtmr": [register.hex() for register in claims.rtmr],
-        "mrConfigId": claims.mrconfigid.hex(),
-        "mrOwner": claims.mrowner.hex(),
-        "mrOwnerConfig": claims.mrownerconfig.hex(),
-        "mrSeam": claims.mrseam.hex(),
-    }
 
 
 def make_grant(manifest: Manifest, marble: Marble, ca: CertificateAuthority, identity: Identity) -> Grant:

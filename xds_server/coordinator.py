@@ -36,13 +36,13 @@ from sds.material import Identity
 from xds_server.activation import (
     ActivationAsk,
     Grant,
-    certified_claims,
     check_budget,
     find_marble,
     make_grant,
     normalise_uuid,
     oversized,
 )
+from xds_server.certified import certified_claims
 from xds_server.errors import (
     ActivationRefused,
     ManifestRefused,

@@ -34,10 +34,6 @@ class NotAllowed(CoordinatorError):
     """A known user without the permission; the text names user and action."""
 
 
-class SecretsRefused(CoordinatorError):
-    """Uploaded secrets that do not fit the manifest; the text begins with the step that found out."""
-
-
 class UpdateRefused(CoordinatorError):
     """An update, or an acknowledgement of one, that cannot be applied."""
 
@@ -112,6 +108,15 @@ class NotIssued(ActivationRefused):
     """Verified, but no certificate or parameters could be made for it."""
 
     grpc_status = Status.INTERNAL
+
+
+class Interrupted(ActivationRefused):
+    """The manifest or the CA changed while parameters were made; worth another try."""
+
+    grpc_status = Status.UNAVAILABLE
+
+    def __init__(self) -> None:
+        super().__init__("the manifest was updated during this activation: try again", "interrupted")
 
 
 class Overloaded(ActivationRefused):

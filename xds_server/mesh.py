@@ -23,7 +23,7 @@ from manifests.model import Manifest
 from sds.attestation.claims import Claims
 from sds.ca import CertificateAuthority
 from sds.discovery import View
-from sds.identity import IdentityError, marble_identity, uri_names
+from sds.identity import IdentityError, MarbleIdentity, marble_identity, uri_names
 from sds.material import Identity, MaterialError, check_issued_by, is_ca
 from sds.resources import CLUSTER, ENDPOINT, LISTENER, SECRET
 from sds.wire.discovery_pb2 import Node
@@ -69,6 +69,8 @@ class Client:
         return _MARBLE_TYPES if self.role is Role.MARBLE else _GATEWAY_TYPES
 
 
+Readmit = Callable[[x509.Certificate, MarbleIdentity], "ActiveMarble | None"]
+
 _MARBLE_TYPES = frozenset({LISTENER, CLUSTER, ENDPOINT, SECRET})
 _GATEWAY_TYPES = frozenset({CLUSTER, ENDPOINT})
 
@@ -98,6 +100,9 @@ class Mesh:
         self._endpoints = Endpoints(grace)
         self._watchers: dict[object, Callable[[], None]] = {}
         self.version = 0
+        # Asked about an instance that shows a certificate of this mesh and is not known (the Coordinator restarted, or
+        # it was away for long): what to admit it as, None if it has to be activated again.
+        self.readmit: Readmit = lambda _certificate, _identity: None
 
     # ---- what the Coordinator says
 
@@ -165,10 +170,16 @@ class Mesh:
         if is_ca(certificate) or identity.spiffe_id.trust_domain != self._ca.trust_domain:
             raise AccessDenied("UNAUTHENTICATED", "untrusted", "certificate is not an identity of this mesh")
         if (identity.type, identity.uuid) not in self._marbles:
+            self._readmit(certificate, identity)
+        return Client(Role.MARBLE, identity.type, identity.uuid)
+
+    def _readmit(self, certificate: x509.Certificate, identity: MarbleIdentity) -> None:
+        marble = self.readmit(certificate, identity)
+        if marble is None:
             raise AccessDenied(
                 "PERMISSION_DENIED", "not_activated", "this instance is not activated: activate it again"
             )
-        return Client(Role.MARBLE, identity.type, identity.uuid)
+        self.activated(marble)
 
     def check_node(self, client: Client, node: Node) -> None:
         """`node.id` may be anything, except the name of somebody else in this mesh. Raises AccessDenied."""

@@ -4,7 +4,7 @@
 `certificates` are the DER certificates that the TLS client offered, leaf first, not verified; a user is whoever holds
 the key of a certificate in the manifest, so the transport must have proven the leaf's key. Every method raises a
 CoordinatorError whose text goes to the client; the subclasses that stand for another status than 500 (v1: 400) are
-Unauthorized (401), FeatureDisabled (403), NoUpdate (404), QuoteNotVerified and recovery.SecretNotDecrypted (400).
+Unauthorized (401), FeatureDisabled (403), NoUpdate (404), QuoteNotVerified and SecretNotDecrypted (400).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Operations(Protocol):
 
     async def secrets_set(self, payload: Mapping[str, object], certificates: Certificates) -> None:
         """Set user-defined secrets, all or none; `payload` is the JSON object name → {Key | Cert, Private}.
-        Raises Unauthorized, WrongState, SecretsRefused, NotAllowed."""
+        Raises Unauthorized, WrongState, secret_definitions.SecretsRefused, NotAllowed."""
 
     async def update_apply(self, raw: bytes, certificates: Certificates) -> UpdateAnswer:
         """Submit a package update or a full one. Raises Unauthorized, WrongState, UpdateRefused, NotAllowed."""

@@ -75,6 +75,10 @@ class Identities:
         """Whose identity has to be renewed at `now`."""
         return [instance for instance, entry in self._entries.items() if entry.due <= now]
 
+    def forget(self, instance: Instance) -> None:
+        """Renew it no more; what it has lives on to its end."""
+        self._entries.pop(instance, None)
+
     def everybody(self) -> list[Instance]:
         return list(self._entries)
 
