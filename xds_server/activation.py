@@ -107,17 +107,23 @@ def normalise_uuid(text: str) -> str:
     return str(value)
 
 
-def make_grant(manifest: Manifest, marble: Marble, ca: CertificateAuthority, identity: Identity) -> Grant:
-    """Files, environment and arguments; the predefined variables overwrite what the manifest says under their names."""
-    parameters = marble.parameters
-    env = {name: value.data for name, value in parameters.env.items()}
+def make_grant(
+    manifest: Manifest,
+    marble: Marble,
+    ca: CertificateAuthority,
+    identity: Identity,
+    rendered: tuple[Mapping[str, bytes], Mapping[str, bytes]],
+) -> Grant:
+    """Files, environment and arguments; `rendered` are files and environment. The predefined variables overwrite what
+    the manifest says under their names."""
+    files, env = rendered[0], dict(rendered[1])
     if marble.tls:
         env[TTLS_CONFIG] = ttls_config(manifest, marble, ca, identity)
     env[ROOT_CA] = pem_of(ca.marble_root)
     env[CHAIN] = identity.chain
     env[PRIVATE_KEY] = identity.key.pem
     env[COORDINATOR_ROOT_CA] = pem_of(ca.root)
-    return Grant({name: value.data for name, value in parameters.files.items()}, env, parameters.argv)
+    return Grant(files, env, marble.parameters.argv)
 
 
 def ttls_config(manifest: Manifest, marble: Marble, ca: CertificateAuthority, identity: Identity) -> bytes:

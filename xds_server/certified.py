@@ -11,13 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from ipaddress import IPv4Address, IPv6Address
 from typing import TypeVar
+
+from cryptography import x509
 
 from manifests.model import Manifest
 from sds.attestation.claims import Claims, SgxClaims, TdxClaims
 from sds.attestation.errors import AttestationError
 from sds.attestation.policy import appraise
 from sds.attestation.tee import Tee
+from sds.csr import CertificateRequest
 from sds.errors import SdsError
 from xds_server.policy import policy_for
 
@@ -74,6 +78,16 @@ def read_certified(members: Mapping[str, object] | None) -> Claims | None:
     if tee == Tee.TDX.value:
         return _tdx(found)
     raise CertifiedError(f"certified claims of an unknown TEE {tee[:20]!r}")
+
+
+def names_of(certificate: x509.Certificate) -> CertificateRequest:
+    """What of a certificate of our own CA goes into the one that renews it: subject, DNS names, addresses."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return CertificateRequest((), (), certificate.subject)
+    addresses = tuple(a for a in names.get_values_for_type(x509.IPAddress) if isinstance(a, IPv4Address | IPv6Address))
+    return CertificateRequest(tuple(names.get_values_for_type(x509.DNSName)), addresses, certificate.subject)
 
 
 def still_allowed(manifest: Manifest, marble_type: str, claims: Claims | None, *, insecure: bool) -> bool:

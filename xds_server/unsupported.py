@@ -12,47 +12,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from manifests.errors import Problem
-from manifests.model import Manifest, SealMode
+from manifests.model import FeatureGate, Manifest
 
 _NOT_YET = "not supported by this version"
 
 
 def unsupported(manifest: Manifest) -> Iterator[Problem]:
     """Everything in `manifest` that would have no effect, with its place."""
-    yield from _named(manifest)
     yield from _config(manifest)
     yield from _packages(manifest)
     yield from _tls(manifest)
     yield from _templates(manifest)
 
 
-def _named(manifest: Manifest) -> Iterator[Problem]:
-    for member, names in (
-        ("Secrets", manifest.secrets),
-        ("Users", manifest.users),
-        ("Roles", manifest.roles),
-        ("RecoveryKeys", manifest.recovery_keys),
-    ):
-        for name in names:
-            yield Problem(f"{member}.{name}", f"{member} are {_NOT_YET}")
-
-
 def _config(manifest: Manifest) -> Iterator[Problem]:
-    config = manifest.config
-    if config.seal_mode not in (SealMode.DEFAULT, SealMode.DISABLED):
-        yield Problem(
-            "Config.SealMode",
-            f'SealMode {config.seal_mode.value} is {_NOT_YET}, state is in memory only: leave it out or use "Disabled"',
-        )
-    for gate in sorted(config.feature_gates):
-        yield Problem("Config.FeatureGates", f"feature gate {gate.value} is {_NOT_YET}")
-    for member, wanted in (
-        ("UpdateThreshold", config.update_threshold),
-        ("RecoveryThreshold", config.recovery_threshold),
-        ("RotateRootSecret", config.rotate_root_secret),
-    ):
-        if wanted:
-            yield Problem(f"Config.{member}", f"{member} is {_NOT_YET}")
+    if FeatureGate.AZURE_HSM_SEALING in manifest.config.feature_gates:
+        yield Problem("Config.FeatureGates", f"feature gate {FeatureGate.AZURE_HSM_SEALING.value} is {_NOT_YET}")
 
 
 def _packages(manifest: Manifest) -> Iterator[Problem]:

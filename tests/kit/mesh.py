@@ -156,6 +156,7 @@ class MeshHarness:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.platform = directory / "platform"
+        self.state = directory / "state"
         self.coordinator: Running | None = None
         self.client_addr = ""
         self.mesh_addr = ""
@@ -188,6 +189,7 @@ class MeshHarness:
             ("--xds-addr", self.xds_addr or f"127.0.0.1:{free_port()}"),
         )
         command = ("coordinator", "--simulation", "--simulated-platform", str(self.platform))
+        command += ("--seal-dir", str(self.state))
         arguments = [part for pair in addresses for part in pair]
         settings = {"EDG_COORDINATOR_DEV_MODE": "0", "EDG_DEBUG_LOGGING": "1", **(env or {})}
         process = await self._start((*command, *arguments, *flags), settings, self.directory)

@@ -116,7 +116,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 async def test_the_mesh_gets_the_new_identity(bench: Bench) -> None:
-    bench.coordinator.set_manifest(manifest(Mesh={"CertificateLifetime": "1h"}))
+    await bench.coordinator.set_manifest(manifest(Mesh={"CertificateLifetime": "1h"}))
     await bench.activate(uuid=UUIDS[0])
     before = bench.mesh._marbles["web", UUIDS[0]].identity
     assert before.not_after - bench.clock() <= timedelta(hours=1)
