@@ -37,10 +37,13 @@ _log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What lies in the directory: the one `sealed_data` that counts, and every key file, by name."""
+    """What lies in the directory: the one `sealed_data` that counts, and every key file, by name.
+
+    `at_rest`: no commit was cut off, so that `sealed_key`, if it is there, belongs to the data."""
 
     data: bytes = field(repr=False)
     keys: tuple[tuple[str, bytes], ...] = field(repr=False)
+    at_rest: bool
 
 
 class StateDirectory:
@@ -71,7 +74,7 @@ class StateDirectory:
             return None
         names = (KEY, KEY + OLD, KEY + TMP)
         keys = tuple((name, key) for name in names if (key := self._read(name, MAX_SEALED_KEY)) is not None)
-        return Found(data, keys)
+        return Found(data, keys, at_rest=not self._unsettled)
 
     def fits(self, key_name: str) -> None:
         """Say which of the key files belongs to the data that was read; brings both back to their names."""

@@ -25,7 +25,7 @@ from xds_server.records_read import ReadState, read_records
 from xds_server.recovery import RecoveryTerms
 from xds_server.sealed_files import DEK_SIZES, SealedData
 from xds_server.sealed_key import KeyProtection
-from xds_server.state_dir import Found, StateDirectory
+from xds_server.state_dir import KEY, Found, StateDirectory
 from xds_server.store_errors import CommitFailed, KeyUnavailable, StoreDamaged, StoreError, WrongKey
 
 _log = get_logger(__name__)
@@ -168,7 +168,7 @@ class Store:
 
     def _lock(self, found: Found, data: SealedData, reasons: list[str]) -> Locked:
         reason = "; ".join(reasons) or "there is no sealed_key"
-        if found.keys and self._protection.wrong_key_is_fatal:
+        if self._protection.wrong_key_is_fatal and found.at_rest and found.keys[:1] and found.keys[0][0] == KEY:
             raise StoreDamaged(
                 f"the state in {self._directory.path} does not open ({reason}): put the sealed_key that belongs to it"
                 " there, or remove sealed_key to recover the state"
