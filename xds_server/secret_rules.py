@@ -18,7 +18,7 @@ old value is available under `.Previous.Secrets` as documented; and a definition
 from __future__ import annotations
 
 import secrets as random
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
@@ -32,6 +32,7 @@ from sds.secret_certificates import issue
 from sds.secret_derivation import derive_symmetric
 from sds.secret_template import SecretTemplate
 from sds.secrets import Secret, SecretKind
+from xds_server.parameters import secrets_used
 from xds_server.records import Records
 from xds_server.secret_definitions import SecretsRefused as SecretsRefused
 from xds_server.secret_definitions import empty, same_definition
@@ -57,36 +58,35 @@ def generate_shared(manifest: Manifest, ca: CertificateAuthority, now: datetime)
 
 
 def for_instance(
-    records: Records,
-    manifest: Manifest,
-    marble_type: str,
-    uuid: str,
-    now: datetime,
-    wanted: Iterable[str] | None = None,
-    wanted_previous: Iterable[str] | None = None,
+    records: Records, manifest: Manifest, marble_type: str, uuid: str, now: datetime
 ) -> tuple[dict[str, Secret], dict[str, Secret]]:
     """The secrets of one instance: current and previous generation. Raises SecretsRefused.
 
     Same instance (UUID in lower-case 36-character form), type and name: same symmetric key, whenever it is asked for.
-    `wanted` names the secrets that the caller will look at, None: any. Others stay as the store holds them, which for
-    a per-Marble secret is its placeholder: a Marble of 3 secrets does not wait for the other 997 (nor for RSA keys).
+    Per-Marble secrets that the Marble's templates and ports cannot name are left out: an instance that uses 3 secrets
+    does not wait until 997 others are made, among them RSA keys.
     """
     marble = manifest.marbles[marble_type]
     binding = "" if marble.disable_secret_binding else marble_type
+    used, used_previous = secrets_used(manifest, marble)
 
-    def own(stored: Mapping[str, Secret], root_secret: bytes, names: Iterable[str] | None) -> dict[str, Secret]:
-        selected = stored.keys() if names is None else set(names) & stored.keys()
-        found = dict(stored)
-        for name in selected:
-            secret = stored[name]
-            if not secret.shared and not secret.user_defined:
-                found[name] = _for_instance(name, secret, manifest, records.ca, now, (root_secret, uuid, binding))
-        return found
+    def own(stored: Mapping[str, Secret], root_secret: bytes, names: frozenset[str]) -> dict[str, Secret]:
+        who = (root_secret, uuid, binding)
+        return {
+            name: secret if is_stored(secret) else _for_instance(name, secret, manifest, records.ca, now, who)
+            for name, secret in stored.items()
+            if is_stored(secret) or name in names
+        }
 
     return (
-        own(records.secrets, records.root_secret, wanted),
-        own(records.previous_secrets, records.previous_root_secret, wanted_previous),
+        own(records.secrets, records.root_secret, used),
+        own(records.previous_secrets, records.previous_root_secret, used_previous),
     )
+
+
+def is_stored(secret: Secret) -> bool:
+    """Is the value in the store the secret itself, and not a placeholder?"""
+    return secret.shared or secret.user_defined
 
 
 def after_update(

@@ -7,12 +7,13 @@ from __future__ import annotations
 class TemplateError(Exception):
     """A template that cannot be parsed or rendered; the text is Go's, with the place in front.
 
-    `line` counts from 1, `column` in bytes from 0, as Go counts them.
+    `line` counts from 1, `column` in bytes from 0, as Go counts them. `unsupported`: Go could do it.
     """
 
-    def __init__(self, message: str, line: int, column: int) -> None:
+    def __init__(self, message: str, line: int, column: int, *, unsupported: bool = False) -> None:
         self.line = line
         self.column = column
+        self.unsupported = unsupported
         super().__init__(message)
 
 
@@ -23,9 +24,10 @@ class FunctionError(Exception):
 class Misplaced(Exception):
     """Something is wrong at a position of the text; `parse` makes it a TemplateError."""
 
-    def __init__(self, message: str, position: int) -> None:
+    def __init__(self, message: str, position: int, *, unsupported: bool = False) -> None:
         self.message = message
         self.position = position
+        self.unsupported = unsupported
         super().__init__(message)
 
 

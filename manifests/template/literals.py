@@ -20,10 +20,14 @@ _ESCAPE = re.compile(
 )
 
 
+class UnsupportedLiteral(ValueError):
+    """Go knows it."""
+
+
 def number(source: str) -> Value:
     """An int or float64. Raises ValueError with Go's text."""
     if source.endswith("i") and not source.lower().startswith(("0x", "+0x", "-0x")):
-        raise ValueError(f"complex number {source} is not supported")
+        raise UnsupportedLiteral(f"complex number {source} is not supported in manifests")
     if len(source) > _MAX_NUMBER:
         raise ValueError(f'illegal number syntax: "{source[:20]}…"')
     value = _integer(source)

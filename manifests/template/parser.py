@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from manifests.template import literals
-from manifests.template.errors import Misplaced
+from manifests.template.errors import FunctionError, Misplaced
 from manifests.template.nodes import (
     Action,
     Body,
@@ -25,6 +25,7 @@ from manifests.template.nodes import (
     Text,
     Variable,
 )
+from manifests.template.printf import check_format
 from manifests.template.printing import quoted
 from manifests.template.scanner import Kind, Token, scan
 
@@ -170,7 +171,7 @@ class Parser:
     def _enter(self, token: Token) -> int:
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            raise Misplaced(f"nested more than {MAX_DEPTH} deep", token.position)
+            raise Misplaced(f"nested more than {MAX_DEPTH} deep", token.position, unsupported=True)
         return self._depth
 
     # ---- pipelines
@@ -236,6 +237,7 @@ class Parser:
             break
         if not operands:
             raise Misplaced("empty command", start)
+        _check_printf(operands)
         return Command(start, tuple(operands))
 
     def _operand(self) -> Operand | None:
@@ -300,9 +302,19 @@ def _literal(token: Token) -> Literal:
             case _:
                 value = literals.string(token.text)
     except ValueError as e:
-        raise Misplaced(str(e), token.position) from None
+        raise Misplaced(str(e), token.position, unsupported=isinstance(e, literals.UnsupportedLiteral)) from None
     return Literal(token.position, value, token.text)
 
 
+def _check_printf(operands: list[Operand]) -> None:
+    """A format that is a literal is judged now: the branch that it stands in may not be taken when it is tried."""
+    match operands:
+        case [Identifier(name="printf"), Literal(value=str(text)) as literal, *_]:
+            try:
+                check_format(text)
+            except FunctionError as e:
+                raise Misplaced(f"printf: {e}", literal.position, unsupported=True) from None
+
+
 def _unsupported(token: Token) -> Misplaced:
-    return Misplaced(f'"{token.text}" is not supported in manifests', token.position)
+    return Misplaced(f'"{token.text}" is not supported in manifests', token.position, unsupported=True)

@@ -41,14 +41,21 @@ def printf(format_string: Value, *values: Value) -> str:
     return printer.text()
 
 
+def check_format(text: str) -> None:
+    """Raise FunctionError if a format asks for something that is not supported."""
+    for match in _DIRECTIVE.finditer(text):
+        if match["verb"] not in ("", "%"):
+            _format(match)
+
+
 def _format(match: re.Match[str]) -> Format:
     flags = match["flags"]
     if match["verb"] in _UNSUPPORTED or "#" in flags:
-        raise FunctionError(f"{match[0]} is not supported")
+        raise FunctionError(f"{match[0][:20]} is not supported in manifests")
     width = int(match["width"][:10]) if match["width"] else None
     precision = None if match["precision"] is None else int(match["precision"][1:11] or 0)
     if max(width or 0, precision or 0) > MAX_WIDTH:
-        raise FunctionError(f"{match[0][:20]} is not supported: at most {MAX_WIDTH} characters")
+        raise FunctionError(f"{match[0][:20]} is not supported in manifests: at most {MAX_WIDTH} characters")
     minus = "-" in flags
     plus, named = "+" in flags, match["verb"] == "v" and "+" in flags
     return Format(

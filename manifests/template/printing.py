@@ -186,6 +186,8 @@ def _as_character(value: int, verb: str) -> str | None:
 
 def floating(value: float, how: Format) -> str | None:
     """None: the verb does not fit."""
+    if how.verb in "xXb":
+        raise FunctionError(f"%{how.verb} of a float64 is not supported in manifests")
     if how.verb not in "vgef":
         return None
     if not math.isfinite(value):

@@ -50,10 +50,13 @@ def parse(text: str | bytes, name: str = "data", functions: Collection[str] = ()
     if isinstance(text, bytes):
         text = text.decode("utf-8", "surrogateescape")
     if len(text) > MAX_TEMPLATE or len(encode(text)) > MAX_TEMPLATE:
-        raise TemplateError(f"template: {name}:1:0: larger than {MAX_TEMPLATE} bytes: set NoTemplates for data", 1, 0)
+        raise TemplateError(
+            f"template: {name}:1:0: larger than {MAX_TEMPLATE} bytes: set NoTemplates for data", 1, 0, unsupported=True
+        )
     try:
         body = Parser(text, {*BUILTINS, *functions}).parse()
     except Misplaced as e:
         line, column = locate(text, e.position)
-        raise TemplateError(f"template: {name}:{line}:{column}: {e.message}", line, column) from None
+        message = f"template: {name}:{line}:{column}: {e.message}"
+        raise TemplateError(message, line, column, unsupported=e.unsupported) from None
     return Template(name, text, body)
