@@ -23,7 +23,7 @@ from sds.logs import get_logger
 from xds_server import config as settings
 from xds_server.ads import XdsServer
 from xds_server.attestation_choice import StartError, choose_attestation, now
-from xds_server.client_api import ClientApi
+from xds_server.client_api import ALPN, ClientApi
 from xds_server.client_api_routes import routes
 from xds_server.config import CoordinatorConfig, ListenAddress, named
 from xds_server.coordinator import Coordinator
@@ -121,7 +121,7 @@ async def _serve(
     client_api = ClientApi(routes(coordinator), metrics)
     marble_api = MarbleApi(coordinator, metrics).service()
     client_front = TlsFront(
-        TlsFrontConfig(alpn=(b"http/1.1",)),
+        TlsFrontConfig(alpn=ALPN),
         lambda: credentials.root,
         client_api.connect,
         _refused("client", config.http_error_log_level, metrics),
