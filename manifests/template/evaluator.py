@@ -30,12 +30,16 @@ from manifests.template.nodes import (
     Variable,
 )
 from manifests.template.printing import MAX_OUTPUT, Printer
-from manifests.template.values import Struct, Table, Value, encode, size, truth, type_name
+from manifests.template.values import Byte, Struct, Table, Value, encode, size, truth, type_name
 
 # Work is counted in bytes looked at or written; a step counts as 512, because it takes as long (2 µs). 64 MiB are
 # 131 000 steps, or about half a second.
 STEP = 512
 MAX_WORK = 64 * 1024 * 1024
+# Entries of a map are sorted before the first one is seen.
+_SORT = 64
+# Of the source of what failed; the place says where the rest is.
+_MAX_CONTEXT = 200
 
 _Final = Value | Missing
 
@@ -81,7 +85,7 @@ class Evaluator:
     # ---- limits and errors
 
     def _fail(self, message: str) -> NoReturn:
-        raise Failed(message, str(self._at), self._at.position)
+        raise Failed(message, _context(self._at), self._at.position)
 
     def _charge(self, amount: int) -> None:
         self._work += amount
@@ -138,6 +142,7 @@ class Evaluator:
     def _range(self, node: Branch, dot: Value) -> None:
         mark = len(self._variables)
         value = self._pipeline(node.pipeline, dot)
+        self._charge(size(value) * _SORT)
         inside = len(self._variables)
         ran = False
         for index, element in self._items(node.pipeline, value):
@@ -165,7 +170,10 @@ class Evaluator:
                     self._fail(f"can't use {value} to iterate over more than one variable")
                 for number in range(value):
                     yield None, number
-            case bytes() | tuple():
+            case bytes():
+                for index, byte in enumerate(value):
+                    yield index, Byte(byte)
+            case tuple():
                 yield from enumerate(value)
             case Table():
                 for name in sorted(value.entries, key=encode):
@@ -254,6 +262,7 @@ class Evaluator:
                     self._fail(f"can't give argument to non-function {operand}")
             case _:
                 value, names = self._operand(operand.of, dot), operand.fields
+        self._charge(STEP * len(names))
         for place, name in enumerate(names):
             value = self._field(value, name, has_arguments and place == len(names) - 1)
         return value
@@ -308,7 +317,7 @@ class Evaluator:
             result = builtin.call(*arguments)
         except FunctionError as e:
             self._at = node
-            raise Failed(f"error calling {name}: {e}", str(node), node.position) from e.__cause__
+            raise Failed(f"error calling {name}: {e}", _context(node), node.position) from e.__cause__
         self._charge(size(result))
         return result
 
@@ -339,3 +348,8 @@ class Evaluator:
         if value is None:
             self._fail("invalid value; expected string")
         self._fail(f"wrong type for value; expected string; got {type_name(value)}")
+
+
+def _context(node: Node | Operand | Command) -> str:
+    source = str(node)
+    return source if len(source) <= _MAX_CONTEXT else f"{source[:_MAX_CONTEXT]}…"

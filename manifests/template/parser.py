@@ -32,6 +32,8 @@ from manifests.template.scanner import Kind, Token, scan
 # Control structures and parentheses within each other. Each level costs a few Python frames in parser and evaluator
 # (at most 5, of a thousand).
 MAX_DEPTH = 64
+# In sight at once; looking one up takes as many steps.
+MAX_VARIABLES = 100
 # Go runs these too; each would need state beyond one template, and no manifest that was found uses them.
 _UNSUPPORTED = frozenset({"define", "template", "block"})
 _UNSUPPORTED_FUNCTIONS = frozenset({"call"})
@@ -203,19 +205,24 @@ class Parser:
             following = self._peek()
             if following.kind in (Kind.ASSIGN, Kind.DECLARE):
                 self._next()
-                self._variables.append(variable.text)
+                self._declare(variable)
                 return (*declares, variable.text), following.kind is Kind.ASSIGN
             if following.kind is not Kind.OTHER or following.text != ",":
                 self._ahead += [spaces, variable] if spaces else [variable]
                 break
             self._next()
             declares.append(variable.text)
-            self._variables.append(variable.text)
+            self._declare(variable)
             if context != "range" or len(declares) > 1:
                 raise Misplaced(f"too many declarations in {context}", variable.position)
             if self._skip_space().kind not in (Kind.VARIABLE, Kind.RIGHT, Kind.CLOSE):
                 raise Misplaced("range can only initialize variables", variable.position)
         return tuple(declares), False
+
+    def _declare(self, variable: Token) -> None:
+        if len(self._variables) > MAX_VARIABLES:
+            raise Misplaced(f"more than {MAX_VARIABLES} variables at once", variable.position, unsupported=True)
+        self._variables.append(variable.text)
 
     def _command(self) -> Command:
         """Operands up to a pipe, which is taken, or up to what closes the pipeline, which is not."""

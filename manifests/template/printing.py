@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from manifests.template.errors import FunctionError
-from manifests.template.values import Struct, Table, Uint, Value, decode, encode, type_name
+from manifests.template.values import Byte, Struct, Table, Value, decode, encode, type_name
 
 # From this power of ten on Go's shortest form has an exponent.
 _EXPONENT = 6
@@ -93,15 +93,15 @@ class Printer:
             case _:
                 self._list("[", "]", value, how)
 
-    def wrong(self, value: Value, verb: str) -> None:
-        """Go's %!verb(type=value)."""
-        self.add(f"%!{verb}({type_name(value)}=")
-        self.value(value, PLAIN)
+    def wrong(self, value: Value, how: Format) -> None:
+        """Go's %!verb(type=value), which keeps flags and width."""
+        self.add(f"%!{how.verb}({type_name(value)}=")
+        self.value(value, replace(how, verb="v"))
         self.add(")")
 
     def _one(self, value: Value, text: str | None, how: Format) -> None:
         if text is None:
-            self.wrong(value, how.verb)
+            self.wrong(value, how)
         else:
             self.add(_pad(text, how))
 
@@ -112,7 +112,7 @@ class Printer:
         # Counted first: a byte becomes two characters or more, and a list of them is built before it is joined.
         if self._size + 2 * len(value) > MAX_OUTPUT:
             raise FunctionError(f"output is larger than {MAX_OUTPUT} bytes")
-        self._list("[", "]", [Uint8(byte) for byte in value], how)
+        self._list("[", "]", tuple(Byte(byte) for byte in value), how)
 
     def _list(
         self,
@@ -138,12 +138,6 @@ class Printer:
             self.add("<nil>")  # inside of something Go prints an absent value like this under every verb
         else:
             self.value(value, how)
-
-
-class Uint8(Uint):
-    """An element of []byte."""
-
-    type_name = "uint8"
 
 
 def _pad(text: str, how: Format) -> str:
