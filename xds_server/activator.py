@@ -53,6 +53,7 @@ from xds_server.metrics import UNKNOWN_TYPE
 from xds_server.parameters import ParametersError, TemplateData, render
 from xds_server.policy import policy_for
 from xds_server.records import Records
+from xds_server.renewal import MAX_INSTANCES
 from xds_server.secret_rules import for_instance
 from xds_server.state import State
 
@@ -203,6 +204,8 @@ class Activator:
         core.ports.events.add(ActivationEvent(now, ask.marble_type, candidate.uuid, ask.quote))
         core.ports.metrics.activated(ask.marble_type, candidate.uuid)
         core.renewer.changed()
+        if len(core.identities) >= MAX_INSTANCES:
+            core.forget_absent()
         _log.info("Successfully activated new Marble", MarbleType=ask.marble_type, UUID=candidate.uuid)
 
     def _type_label(self, marble_type: str) -> str:

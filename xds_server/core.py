@@ -34,7 +34,8 @@ from xds_server.metrics import CoordinatorMetrics
 from xds_server.own_quote import OwnQuote
 from xds_server.records import Records
 from xds_server.recovery import RecoverySession, RecoveryTerms
-from xds_server.renewal import Identities, Instance, Renewer
+from xds_server.renewal import MAX_INSTANCES, Identities, Instance, Renewer
+from xds_server.rotation import Phase
 from xds_server.state import State
 from xds_server.updates import effective
 
@@ -95,7 +96,12 @@ class Core:
         # Whoever presents certificates of the CA, told when another one takes over.
         self.on_ca: list[Callable[[CertificateAuthority], None]] = []
         self.identities = Identities(records.ca, ports.jitter)
-        self.renewer = Renewer(self.identities, ports.clock, self._replace_identities)
+        self.renewer = Renewer(
+            self.identities,
+            ports.clock,
+            self._replace_identities,
+            held=lambda: ports.mesh.rotation.phase is Phase.INTRODUCE,
+        )
         self._recovery_data = b""
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -177,6 +183,17 @@ class Core:
         self.ports.mesh.replace_identities(renewed)
         self.ports.metrics.renewals.inc(len(renewed))
         _log.info("identities renewed", count=len(renewed))
+        self.forget_absent()
+
+    def forget_absent(self) -> None:
+        """Let go of instances that have not come back, so that nobody renews for ever what nobody fetches."""
+        if self.manifest is None:
+            return
+        gone = self.ports.mesh.forget_absent(self.manifest.mesh.certificate_lifetime, MAX_INSTANCES)
+        for instance in gone:
+            self.identities.forget(instance)
+        if gone:
+            _log.info("absent instances forgotten", count=len(gone))
 
     def _readmit(self, certificate: x509.Certificate, who: MarbleIdentity) -> ActiveMarble | None:
         """An instance that is not remembered, judged by what its certificate says was attested."""

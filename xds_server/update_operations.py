@@ -177,5 +177,6 @@ def _put_in_force(core: Core) -> None:
     for marble in core.ports.mesh.update(manifest, core.ca, allowed):
         core.identities.forget((marble.marble_type, marble.uuid))
         _log.info("instance revoked", MarbleType=marble.marble_type, UUID=marble.uuid)
+    core.identities.adopt(manifest.fingerprint, manifest.mesh.certificate_lifetime)
     for told in core.on_ca:
         told(core.ca)
