@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from manifests.errors import Problem
 from manifests.model import FileValue, Manifest, Marble
-from manifests.template import FunctionError, Struct, Table, Template, TemplateError, Uint, Value, parse
+from manifests.template import Budget, FunctionError, Struct, Table, Template, TemplateError, Uint, Value, parse
 from sds.ca import CertificateAuthority
 from sds.material import Identity
 from sds.secrets import Secret, SecretKind
@@ -40,6 +40,13 @@ DUMMY = b"A"
 # Parsed templates are kept by text: 256 of at most 8 KiB, each about 20 times as large when parsed: 40 MiB at worst.
 _CACHED_TEMPLATES = 256
 _CACHED_SIZE = 8 * 1024
+
+# Of all templates of a manifest together: parsing 2 MiB of the smallest actions takes 8 seconds, and nobody has more.
+MAX_TEMPLATES = 2 * 1024 * 1024
+# Work for one Marble's templates and for those of a whole manifest, in the template engine's unit: at worst half a
+# second at each activation, and 2 seconds once.
+_MARBLE_WORK = 256 * 1024 * 1024
+_MANIFEST_WORK = 1024 * 1024 * 1024
 
 _EMPTY = "tried to parse secret with empty value"
 
@@ -85,14 +92,14 @@ class _SecretValue(Struct):
 
 def render(marble: Marble, data: TemplateData) -> tuple[dict[str, bytes], dict[str, bytes]]:
     """Files and environment with all templates filled in. Raises ParametersError."""
-    values = _values(data)
+    values, budget = _values(data), Budget(_MARBLE_WORK)
     files = {
-        name: _one(value, values, _FILE_FUNCTIONS, f'parsing secrets for file "{name}"')
+        name: _one(value, values, budget, _FILE_FUNCTIONS, f'parsing secrets for file "{name}"')
         for name, value in marble.parameters.files.items()
     }
     env = {}
     for name, value in marble.parameters.env.items():
-        env[name] = _one(value, values, _ENV_FUNCTIONS, f'parsing secrets for env variable "{name}"')
+        env[name] = _one(value, values, budget, _ENV_FUNCTIONS, f'parsing secrets for env variable "{name}"')
         if b"\0" in env[name]:
             raise ParametersError(f"env variable: {name}: content contains null bytes")
     return files, env
@@ -102,18 +109,22 @@ def dry_run(manifest: Manifest, secrets: Mapping[str, Secret]) -> None:
     """Fill in every template of every Marble with these secrets, and with dummies for what does not exist yet: unset
     user-defined secrets and everything under .MarbleRun. Raises ParametersError for the first that fails."""
     filled = {name: _filled(secret) for name, secret in secrets.items()}
-    values = _values(TemplateData(filled, filled, None, None))
+    values, budget = _values(TemplateData(filled, filled, None, None)), Budget(_MANIFEST_WORK)
     for marble_type, marble in manifest.marbles.items():
         for name, value in marble.parameters.files.items():
-            _one(value, values, _FILE_FUNCTIONS, f"in Marble {marble_type}: file {name}")
+            _one(value, values, budget, _FILE_FUNCTIONS, f"in Marble {marble_type}: file {name}")
         for name, value in marble.parameters.env.items():
             where = f"in Marble {marble_type}: env variable: {name}"
-            if b"\0" in _one(value, values, _ENV_FUNCTIONS, where):
+            if b"\0" in _one(value, values, budget, _ENV_FUNCTIONS, where):
                 raise ParametersError(f"{where}: content contains null bytes")
 
 
 def check_templates(manifest: Manifest) -> Iterator[Problem]:
     """What Go's templates can do and ours cannot, wherever a manifest uses it. Other faults are `dry_run`'s."""
+    total = sum(len(value.data) for marble in manifest.marbles.values() for value in _templated(marble))
+    if total > MAX_TEMPLATES:
+        yield Problem("Marbles", f"templates of {total} bytes, at most {MAX_TEMPLATES} are accepted: use NoTemplates")
+        return
     for marble_type, marble in manifest.marbles.items():
         for member, values, functions in (
             ("Files", marble.parameters.files, _FILE_FUNCTIONS),
@@ -150,14 +161,21 @@ def secrets_used(manifest: Manifest, marble: Marble) -> tuple[frozenset[str], fr
     return every & current, every & previous
 
 
+def _templated(marble: Marble) -> Iterator[FileValue]:
+    for values in (marble.parameters.files, marble.parameters.env):
+        yield from (value for value in values.values() if value.templated)
+
+
 # ---- rendering
 
 
-def _one(value: FileValue, data: Struct, functions: Mapping[str, Callable[[Value], Value]], where: str) -> bytes:
+def _one(
+    value: FileValue, data: Struct, budget: Budget, functions: Mapping[str, Callable[[Value], Value]], where: str
+) -> bytes:
     if not value.templated:
         return value.data
     try:
-        return _parsed(value.data, functions).render(data, functions)
+        return _parsed(value.data, functions).render(data, functions, budget)
     except TemplateError as e:
         raise ParametersError(f"{where}: {e}") from e
 

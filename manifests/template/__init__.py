@@ -27,7 +27,8 @@ Strings are Go's: bytes, mostly UTF-8. In Python they are `str` whose other byte
 """
 
 from manifests.template.errors import FunctionError, TemplateError
+from manifests.template.evaluator import Budget
 from manifests.template.template import Template, parse
 from manifests.template.values import Struct, Table, Uint, Value
 
-__all__ = ["FunctionError", "Struct", "Table", "Template", "TemplateError", "Uint", "Value", "parse"]
+__all__ = ["Budget", "FunctionError", "Struct", "Table", "Template", "TemplateError", "Uint", "Value", "parse"]

@@ -32,8 +32,8 @@ from manifests.template.nodes import (
 from manifests.template.printing import MAX_OUTPUT, Printer
 from manifests.template.values import Byte, Struct, Table, Value, encode, size, truth, type_name
 
-# Work is counted in bytes looked at or written; a step counts as 512, because it takes as long (2 µs). 64 MiB are
-# 131 000 steps, or about half a second.
+# Work is counted in bytes looked at or written; a step counts as 512, because it takes as long (less than 1 µs). 64 MiB
+# are 131 000 steps, or about a tenth of a second.
 STEP = 512
 MAX_WORK = 64 * 1024 * 1024
 # Entries of a map are sorted before the first one is seen.
@@ -62,16 +62,25 @@ class _ContinueLoop(Exception):
     pass
 
 
+class Budget:
+    """Work that one rendering, or several that share it, may take. Not for several threads."""
+
+    def __init__(self, work: int = MAX_WORK) -> None:
+        self.left = work
+
+
 class Evaluator:
     """One rendering."""
 
-    def __init__(self, data: Value, functions: Mapping[str, Callable[[Value], Value]]) -> None:
+    def __init__(
+        self, data: Value, functions: Mapping[str, Callable[[Value], Value]], budget: Budget | None = None
+    ) -> None:
+        self._budget = budget or Budget()
         self._data = data
         self._functions = functions
         self._variables: list[tuple[str, Value]] = [("$", data)]
         self._written: list[bytes] = []
         self._size = 0
-        self._work = 0
         self._at: Node | Operand | Command = Dot(0)
 
     def run(self, body: Body) -> None:
@@ -88,8 +97,8 @@ class Evaluator:
         raise Failed(message, _context(self._at), self._at.position)
 
     def _charge(self, amount: int) -> None:
-        self._work += amount
-        if self._work > MAX_WORK:
+        self._budget.left -= amount
+        if self._budget.left < 0:
             self._fail("too much work: the template loops too often or handles too much data")
 
     def _write(self, text: str) -> None:

@@ -7,15 +7,16 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from manifests.template.errors import Misplaced, TemplateError, locate
-from manifests.template.evaluator import Evaluator, Failed
+from manifests.template.evaluator import Budget, Evaluator, Failed
 from manifests.template.functions import BUILTINS
 from manifests.template.names import uses
 from manifests.template.nodes import Body
 from manifests.template.parser import Parser
 from manifests.template.values import Value, encode
 
-# Templates are configuration files; a value of this size is rather data that should not be templated.
-MAX_TEMPLATE = 1024 * 1024
+# Templates are configuration files; a larger value is rather data that should not be templated. Parsing 256 KiB takes a
+# second at worst, if they are nothing but the smallest actions.
+MAX_TEMPLATE = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +27,14 @@ class Template:
     text: str = field(repr=False)
     body: Body = field(repr=False)
 
-    def render(self, data: Value, functions: Mapping[str, Callable[[Value], Value]] | None = None) -> bytes:
+    def render(
+        self,
+        data: Value,
+        functions: Mapping[str, Callable[[Value], Value]] | None = None,
+        budget: Budget | None = None,
+    ) -> bytes:
         """The template filled in. `functions` take one argument and raise FunctionError. Raises TemplateError."""
-        evaluator = Evaluator(data, functions or {})
+        evaluator = Evaluator(data, functions or {}, budget)
         try:
             evaluator.run(self.body)
         except Failed as e:
