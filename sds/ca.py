@@ -9,6 +9,7 @@ somebody's credential.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -23,7 +24,7 @@ from sds.csr import CertificateRequest, IPAddress
 from sds.errors import SdsError
 from sds.identity import COORDINATOR_DNS_NAME, coordinator_spiffe_id, marble_spiffe_id, trust_domain, uri_names
 from sds.keys import PrivateKey
-from sds.material import Identity, MaterialError, TrustBundle, check_identity
+from sds.material import Identity, MaterialError, TrustBundle, check_identity, check_issued_by
 
 ROOT_NAME = "MarbleRun Coordinator"
 INTERMEDIATE_NAME = "MarbleRun Coordinator - Intermediate CA"
@@ -146,18 +147,19 @@ class CertificateAuthority:
             certificate = profile.leaf_certificate(leaf, self.marble_root, self.intermediate_key)
         except ValueError as e:  # what the builder cannot express: names, or an end before the beginning
             raise IssuanceError(f"refusing to hand out a certificate for {leaf.uri}: {e}") from e
-        self._inspect(certificate, leaf)
+        self._inspect(certificate, leaf, now)
         identity = Identity(pem_of(certificate) + pem_of(self.intermediate), leaf.key)
-        for anchor in (self.marble_root, self.root):
-            try:
-                check_identity(identity, TrustBundle(pem_of(anchor)), now)
-            except MaterialError as e:
-                raise IssuanceError(f"refusing to hand out a certificate for {leaf.uri}: {e}") from e
+        try:
+            check_identity(identity, _checked(self.root, self.intermediate, self.marble_root), now)
+        except MaterialError as e:
+            raise IssuanceError(f"refusing to hand out a certificate for {leaf.uri}: {e}") from e
         return identity
 
-    def _inspect(self, certificate: x509.Certificate, leaf: profile.Leaf) -> None:
+    def _inspect(self, certificate: x509.Certificate, leaf: profile.Leaf, now: datetime) -> None:
         """The rules that a verifier cannot know: one name, the right one, and no life beyond the CA's."""
         faults = []
+        if not self.root.not_valid_before_utc <= now <= self.root.not_valid_after_utc:
+            faults.append("the root is expired or not valid yet")
         if uri_names(certificate) != [leaf.uri]:
             faults.append(f"URI names {uri_names(certificate)}, expected exactly {leaf.uri}")
         if certificate.not_valid_after_utc > self._end:
@@ -182,6 +184,27 @@ class CertificateAuthority:
     def _not_after(self, now: datetime, lifetime: timedelta | None) -> datetime:
         # MarbleRun's activation leaf says now + 2^63-1 ns, which is later than its CA's end; nothing verifies then.
         return self._end if lifetime is None else min(now.astimezone(UTC) + lifetime, self._end)
+
+
+@functools.lru_cache(maxsize=8)
+def _checked(root: x509.Certificate, intermediate: x509.Certificate, marble_root: x509.Certificate) -> TrustBundle:
+    """What every leaf of a CA has in common, checked once per CA: whatever the intermediate issued verifies under the
+    root, and under the Marble root too, which is the same name and key. The bundle is the intermediate.
+
+    Dates are no part of it, they are looked at for each leaf: the leaf ends with the first of the three to end.
+    Checking this again cost 3 ms of CPU per leaf, two leaves per activation. Raises MaterialError.
+    """
+    check_issued_by(intermediate, root, intermediates=1)
+    check_issued_by(marble_root, marble_root)
+    same_key = intermediate.public_key() == marble_root.public_key()
+    key_ids = {_key_id(intermediate), _key_id(marble_root)}
+    if not same_key or intermediate.subject != marble_root.subject or len(key_ids) != 1:
+        raise MaterialError("intermediate and Marble root are not the same CA")
+    return TrustBundle(pem_of(intermediate))
+
+
+def _key_id(certificate: x509.Certificate) -> bytes:
+    return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
 
 
 def pem_of(certificate: x509.Certificate) -> bytes:
