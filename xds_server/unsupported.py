@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Members of a valid manifest that this version would have to ignore, and therefore refuses.
 
-A manifest is a promise about what runs. One whose secrets are never generated, or whose users can never update it, is
-not half kept but broken, and nobody would notice before it matters. Each entry goes when its feature comes.
+A manifest is a promise about what runs. One whose state is sealed in another way than it says, or whose templates mean
+something else here, is not half kept but broken, and nobody would notice before it matters. Each entry goes when its
+feature comes.
 
 Not here: `Infrastructures`, which MarbleRun accepts without enforcing; the Coordinator logs a warning for them.
 """
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 
 from manifests.errors import Problem
 from manifests.model import FeatureGate, Manifest
+from xds_server.parameters import check_templates
 
 _NOT_YET = "not supported by this version"
 
@@ -22,7 +24,7 @@ def unsupported(manifest: Manifest) -> Iterator[Problem]:
     yield from _config(manifest)
     yield from _packages(manifest)
     yield from _tls(manifest)
-    yield from _templates(manifest)
+    yield from check_templates(manifest)
 
 
 def _config(manifest: Manifest) -> Iterator[Problem]:
@@ -44,14 +46,3 @@ def _tls(manifest: Manifest) -> Iterator[Problem]:
                 yield Problem(f"{path}.Cert", f"serving a secret's certificate is {_NOT_YET}")
             if incoming.disable_client_auth:
                 yield Problem(f"{path}.DisableClientAuth", f"DisableClientAuth is {_NOT_YET}")
-
-
-def _templates(manifest: Manifest) -> Iterator[Problem]:
-    for name, marble in manifest.marbles.items():
-        for member, values in (("Files", marble.parameters.files), ("Env", marble.parameters.env)):
-            for key, value in values.items():
-                if value.templated:
-                    yield Problem(
-                        f"Marbles.{name}.Parameters.{member}.{key}",
-                        f'templates are {_NOT_YET}: remove "{{{{" or set NoTemplates',
-                    )

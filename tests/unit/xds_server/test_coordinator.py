@@ -107,8 +107,6 @@ def marble(**members: object) -> dict[str, object]:
     ("members", "path"),
     [
         ({"Config": {"FeatureGates": ["AzureHSMSealing"]}}, "Config.FeatureGates"),
-        ({"Marbles": marble(Parameters={"Env": {"A": "{{ hex .MarbleRun.RootCA }}"}})}, "Marbles.web.Parameters.Env.A"),
-        ({"Marbles": marble(Parameters={"Files": {"/f": "{{ 1 }}"}})}, "Marbles.web.Parameters.Files./f"),
         ({"Packages": {"app": PACKAGE | {"SNP": {"Measurement": "00" * 48}}}}, "Packages.app.SNP"),
     ],
 )
