@@ -82,6 +82,10 @@ class Progress:
     dek: bytes | None = field(default=None, repr=False)
 
 
+def _new_ephemeral_key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(public_exponent=65537, key_size=_EPHEMERAL_BITS)
+
+
 def new_recovery(recovery_keys: Mapping[str, str], threshold: int, rng: Callable[[int], bytes]) -> NewRecovery:
     """A new data key, shared out to the owners of `recovery_keys` (name → PEM); `rng(n)` gives n random bytes.
 
@@ -111,12 +115,17 @@ class RecoverySession:
     """One recovery, from a locked state until its key is there. Blocking and thread-safe: call it in a thread."""
 
     def __init__(
-        self, recovery_data: bytes, terms: Callable[[bytes], RecoveryTerms], monotonic: Callable[[], float]
+        self,
+        recovery_data: bytes,
+        terms: Callable[[bytes], RecoveryTerms],
+        monotonic: Callable[[], float],
+        make_key: Callable[[], rsa.RSAPrivateKey] = _new_ephemeral_key,
     ) -> None:
         """`terms(dek)` opens the sealed state (Store.recovery_terms) and raises WrongKey if that is not its key;
         `monotonic()` is a clock in seconds. Raises RecoveryError for recovery data that cannot be read."""
         self._hashes = _read_hashes(recovery_data)
         self._terms = terms
+        self._make_key = make_key
         self._lock = threading.Lock()
         self._failures = _Budget(monotonic)
         self._private_key: rsa.RSAPrivateKey | None = None
@@ -128,7 +137,7 @@ class RecoverySession:
         with self._lock:
             self._check_open()
             if self._private_key is None:
-                self._private_key = rsa.generate_private_key(public_exponent=65537, key_size=_EPHEMERAL_BITS)
+                self._private_key = self._make_key()
             return self._private_key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
     def offer(self, secret: bytes, signature: bytes) -> Progress:
