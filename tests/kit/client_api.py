@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import uuid as uuids
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from h2.connection import H2Connection
 from h2.events import ConnectionTerminated, DataReceived, Event, ResponseReceived, StreamEnded, StreamReset
 
@@ -180,9 +180,9 @@ class RawH2:
         self.writer.transport.abort()
 
 
-def pem_files(directory: Path, credentials: MarbleCredentials, chain: bytes = b"") -> list[str]:
-    """curl's flags to show this client certificate; `chain`: PEM that follows the leaf."""
-    cert, key = directory / "client.pem", directory / "client.key"
-    cert.write_bytes(credentials.certificate.public_bytes(Encoding.PEM) + chain)
-    key.write_bytes(credentials.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return ["--cert", str(cert), "--key", str(key)]
+def shown(directory: Path, certificates: bytes, key: bytes) -> list[str]:
+    """curl's flags to show a client certificate with its chain; both PEM."""
+    cert_file, key_file = directory / f"{uuids.uuid4()}.pem", directory / f"{uuids.uuid4()}.key"
+    cert_file.write_bytes(certificates)
+    key_file.write_bytes(key)
+    return ["--cert", str(cert_file), "--key", str(key_file)]

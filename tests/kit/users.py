@@ -23,9 +23,13 @@ class User:
     der: bytes
 
 
-@cache
 def user(name: str = "alice", *, key: str = "P-256") -> User:
     """A user; `key` is P-256, P-384, P-521 or RSA."""
+    return _user(name, key)
+
+
+@cache
+def _user(name: str, key: str) -> User:
     curves: dict[str, ec.EllipticCurve] = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1(), "P-521": ec.SECP521R1()}
     private = rsa.generate_private_key(65537, 2048) if key == "RSA" else ec.generate_private_key(curves[key])
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -44,9 +48,13 @@ def user(name: str = "alice", *, key: str = "P-256") -> User:
     return User(certificate.public_bytes(Encoding.PEM), pem, certificate.public_bytes(Encoding.DER))
 
 
-@cache
 def recovery_key(number: int = 0) -> rsa.RSAPrivateKey:
     """The private half of a recovery key."""
+    return _recovery_key(number)
+
+
+@cache
+def _recovery_key(number: int) -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(65537, 2048 + 1024 * (number % 2))
 
 
