@@ -84,6 +84,14 @@ def for_instance(
     )
 
 
+def instance_secret(
+    name: str, stored: Secret, records: Records, manifest: Manifest, marble_type: str, uuid: str, now: datetime
+) -> Secret:
+    """One per-Marble secret of the current generation. Raises SecretsRefused."""
+    binding = "" if manifest.marbles[marble_type].disable_secret_binding else marble_type
+    return _for_instance(name, stored, manifest, records.ca, now, (records.root_secret, uuid, binding))
+
+
 def is_stored(secret: Secret) -> bool:
     """Is the value in the store the secret itself, and not a placeholder?"""
     return secret.shared or secret.user_defined
