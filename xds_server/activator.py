@@ -55,6 +55,7 @@ from xds_server.policy import policy_for
 from xds_server.records import Records
 from xds_server.renewal import MAX_INSTANCES
 from xds_server.secret_rules import for_instance
+from xds_server.served_certificates import for_activation
 from xds_server.state import State
 
 _MAX_SHOWN = 80
@@ -137,10 +138,10 @@ class Activator:
         candidate = _Candidate(ask, marble, uuid, request, claims)
         grant = await self._parameters(candidate, records, manifest)
         if marble.max_activations:
-            await core.exclusively(lambda: self._count(candidate, records, manifest))
+            await core.exclusively(lambda: self._count(candidate, records, manifest, grant))
         else:
             self._check_unchanged(records)
-            self._admit(candidate, manifest)
+            self._admit(candidate, manifest, grant)
         return grant
 
     async def _verify(self, quote: bytes, certificate_der: bytes, package: Package) -> Claims | None:
@@ -165,7 +166,7 @@ class Activator:
             raise NotIssued(f"generating marble authentication secrets: {e}", "issuance") from e
         return await asyncio.to_thread(_make_parameters, candidate, records, manifest, identity, now)
 
-    async def _count(self, candidate: _Candidate, seen: Records, manifest: Manifest) -> None:
+    async def _count(self, candidate: _Candidate, seen: Records, manifest: Manifest, grant: Grant) -> None:
         """One unit of the budget, committed, and then into the mesh; inside the lock."""
         core, marble_type = self._core, candidate.ask.marble_type
         self._check_unchanged(seen)
@@ -176,14 +177,14 @@ class Activator:
             await core.commit(replace(core.records, activations=activations))
         except CoordinatorError as e:
             raise NotIssued(f"committing store transaction: {e}", "commit") from e
-        self._admit(candidate, manifest)
+        self._admit(candidate, manifest, grant)
 
     def _check_unchanged(self, seen: Records) -> None:
         current = self._core.records
         if current.ca is not seen.ca or current.manifest != seen.manifest:
             raise Interrupted
 
-    def _admit(self, candidate: _Candidate, manifest: Manifest) -> None:
+    def _admit(self, candidate: _Candidate, manifest: Manifest, grant: Grant) -> None:
         """Into the mesh; no await from here to the end."""
         core, ask = self._core, candidate.ask
         now = core.ports.clock()
@@ -199,6 +200,7 @@ class Activator:
                 claims=candidate.claims,
                 dns_names=candidate.request.dns_names,
                 ip_addresses=candidate.request.ip_addresses,
+                served=grant.served,
             )
         )
         core.ports.events.add(ActivationEvent(now, ask.marble_type, candidate.uuid, ask.quote))
@@ -230,7 +232,11 @@ def _make_parameters(
         rendered = render(marble, TemplateData(current, previous, identity, records.ca))
     except ParametersError as e:
         raise NotIssued(f"customizing marble parameters: {e}", "parameters") from e
-    return make_grant(manifest, marble, records.ca, identity, rendered)
+    try:
+        served = for_activation(manifest, marble_type, current, records.ca)
+    except CoordinatorError as e:
+        raise NotIssued(f"creating TTLS config: {e}", "secrets") from e
+    return make_grant(manifest, marble, records.ca, identity, rendered, served)
 
 
 def _shown(text: str) -> str:

@@ -21,7 +21,7 @@ from sds.attestation.simulated import SimulatedPlatform
 from tests.kit.coordinator import APP, manifest
 from tests.kit.coordinator_process import CoordinatorProcess, coordinator, outcome
 from tests.kit.marble_client import MarbleCredentials, activate
-from tests.kit.mesh import ECHO, MeshHarness, ask, free_port
+from tests.kit.mesh import ECHO, Json, MeshHarness, ask, free_port
 
 OAEP = padding.OAEP(padding.MGF1(SHA256()), SHA256(), None)
 
@@ -102,7 +102,7 @@ async def test_a_startup_manifest_may_be_the_one_in_force_but_no_other(tmp_path:
 async def test_running_workers_reconnect_to_a_restarted_coordinator_without_activating_again(mesh: MeshHarness) -> None:
     await mesh.start_coordinator()
     port = free_port()
-    tls = {
+    tls: dict[str, Json] = {
         "server": {"Incoming": [{"Port": str(port), "Upstream": "unix:app.sock", "Peers": ["client"]}]},
         "client": {"Outgoing": [{"Addr": "server", "Port": str(port), "Listen": "unix:server.sock"}]},
     }

@@ -188,8 +188,8 @@ class MeshHarness:
             ("--mesh-addr", self.mesh_addr or "127.0.0.1:0"),
             ("--xds-addr", self.xds_addr or f"127.0.0.1:{free_port()}"),
         )
-        command = ("coordinator", "--simulation", "--simulated-platform", str(self.platform))
-        command += ("--seal-dir", str(self.state))
+        places = ("--simulated-platform", str(self.platform), "--seal-dir", str(self.state))
+        command = ("coordinator", "--simulation", *places)
         arguments = [part for pair in addresses for part in pair]
         settings = {"EDG_COORDINATOR_DEV_MODE": "0", "EDG_DEBUG_LOGGING": "1", **(env or {})}
         process = await self._start((*command, *arguments, *flags), settings, self.directory)

@@ -146,7 +146,7 @@ async def test_the_quote_is_bound_to_root_and_nonce(bench: Bench) -> None:
     fresh = await bench.coordinator.quote(b"nonce")
     root = bench.coordinator.ca.root_der
     for quote, nonce in ((cached.quote, b""), (fresh.quote, b"nonce")):
-        body = Evidence.parse(quote).quote
+        body = Evidence.parse(quote or b"").quote
         assert hashlib.sha256(root + nonce).digest() + bytes(32) in body
     assert cached.chain_pem.count(b"BEGIN CERTIFICATE") == 2
 
@@ -365,6 +365,10 @@ async def test_the_budget_counts_activations_and_cannot_be_overdrawn_at_once(ben
 
 class Stuck:
     """Collateral that never comes."""
+
+    async def verify(self, quote: bytes) -> Claims:
+        await asyncio.Event().wait()
+        raise AssertionError
 
     async def appraise(self, quote: bytes, report_data: bytes, policy: Policy) -> Claims:
         await asyncio.Event().wait()
