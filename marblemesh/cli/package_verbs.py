@@ -28,8 +28,8 @@ def package_info(
         found = read_package(path)
     except PackageInfoError as error:
         raise CliError(f"{path}: {error}") from None
-    except (OSError, ValueError) as error:
-        reason = (error.strerror or type(error).__name__).lower() if isinstance(error, OSError) else "invalid file name"
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
         raise CliError(f"cannot read package {str(path)!r}: {reason}") from None
     facts: dict[str, object] = {
         "UniqueID": found.unique_id.hex(),
