@@ -60,6 +60,12 @@ _KINDS = (
     *("secret", "previousSecret", "activations", "monotonicCounter"),
 )
 
+# Of JSON, base64 and numbers; then what the cryptography library raises for certificates and keys that it cannot read.
+_UNREADABLE = (
+    *(ValueError, TypeError, KeyError, AttributeError, OverflowError),
+    *(UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType),
+)
+
 _A = TypeVar("_A")
 _T = TypeVar("_T")
 
@@ -126,7 +132,7 @@ def _read(key: str, read: Callable[[_A], _T], value: _A) -> _T:
     """Every way in which a value can be wrong, with its key. The value, and what a parser says of it, may be secret."""
     try:
         return read(value)
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, UnsupportedAlgorithm):
+    except _UNREADABLE:
         raise StoreDamaged(f"sealed state: {key[:80]!a} does not hold what belongs there") from None
 
 
@@ -252,8 +258,7 @@ def _raised(packages: Mapping[str, bytes], manifest: Manifest | None) -> dict[st
 
 def _read_ca(values: Mapping[str, bytes]) -> CertificateAuthority:
     root, intermediate, marble_root = (
-        _read(key, x509.load_der_x509_certificate, values.get(key, b""))
-        for key in (ROOT_CERT, INTERMEDIATE_CERT, MARBLE_ROOT_CERT)
+        _read(key, _load_certificate, values.get(key, b"")) for key in (ROOT_CERT, INTERMEDIATE_CERT, MARBLE_ROOT_CERT)
     )
     return CertificateAuthority(
         root=root,
@@ -269,6 +274,14 @@ def _private_key(values: Mapping[str, bytes], key: str, *certificates: x509.Cert
     if any(_read(key, x509.Certificate.public_key, one) != loaded.public_key() for one in certificates):
         raise StoreDamaged(f"sealed state: {key} does not belong to the certificate")
     return PrivateKey(loaded.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+
+def _load_certificate(der: bytes) -> x509.Certificate:
+    certificate = x509.load_der_x509_certificate(der)
+    # The library reads these only when asked, and a broken one would raise in the middle of something else.
+    _ = (certificate.subject, certificate.issuer, certificate.public_key(), certificate.extensions)
+    _ = (certificate.not_valid_before_utc, certificate.not_valid_after_utc)
+    return certificate
 
 
 def _load_key(der: bytes) -> ec.EllipticCurvePrivateKey:

@@ -8,17 +8,19 @@ The first byte says what the rest is: sealed_data, sealed_key, a raw key, or sta
 from __future__ import annotations
 
 import json
+import secrets
 import sys
 
 from manifests.parse import parse
 from tests.kit.records import manifest_bytes, records
-from tests.kit.stores import DEK, sealed_by
+from tests.kit.stores import sealed_by
 from xds_server.records_json import Writer
 from xds_server.records_read import read_records
 from xds_server.sealed_files import DEK_SIZES, SealedData
 from xds_server.sealed_key import PlainKey
 from xds_server.store_errors import KeyUnavailable, StoreDamaged, WrongKey
 
+DEK = secrets.token_bytes(32)  # what opens under it was sealed by this process
 _RAW = manifest_bytes(Secrets={"s": {"Type": "plain", "UserDefined": True}})
 STATE = Writer().write(records(_RAW, activations={"web": 3}, counters={"a": 1}, update_log=("{}",)), parse(_RAW))
 DATA = SealedData.seal(DEK, b'{"' + b"0" * 64 + b'":true}', STATE).to_bytes()

@@ -112,6 +112,17 @@ def test_a_value_that_is_not_base64_is_refused(value: object) -> None:
         read(written(records()) | {"state": value})
 
 
+@pytest.mark.parametrize("version", [3, 9, 127])
+def test_a_certificate_of_an_unknown_version_is_refused(version: int) -> None:
+    """Found by fuzzing: the library raises something of its own for it."""
+    key = "certificate:coordinatorRootCert"
+    der = base64.b64decode(written(records())[key])
+    assert der.count(b"\xa0\x03\x02\x01\x02") == 1
+    changed = der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01" + bytes([version]))
+    with pytest.raises(StoreDamaged, match="coordinatorRootCert' does not hold what belongs there"):
+        read(written(records()) | {key: entry(changed)})
+
+
 def test_a_key_that_belongs_to_another_certificate_is_refused() -> None:
     state = written(records())
     swapped = state | {"privateKey:coordinatorRootKey": state["privateKey:coordinatorIntermediateKey"]}
