@@ -17,6 +17,7 @@ import asyncio
 import base64
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -204,6 +205,10 @@ class MeshHarness:
         assert self.coordinator is not None
         await self.coordinator.kill()
         self.coordinator = None
+
+    def lose_state(self) -> None:
+        """Take the sealed state from a Coordinator that has ended: the next one is a new deployment."""
+        shutil.rmtree(self.state)
 
     async def request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, str]:
         """One call of the client API, unverified."""
