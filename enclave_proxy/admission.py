@@ -25,7 +25,7 @@ _PLAINTEXT = frozenset(
 )
 
 
-class Refused(ProxyError):  # noqa: N818 - a verdict about somebody else, not an error of ours
+class Refused(ProxyError):
     """A connection that is not served: the reason to count and a text to log, without payload."""
 
     def __init__(self, reason: Refusal, detail: str) -> None:
