@@ -11,11 +11,11 @@ import ssl
 from collections.abc import Callable
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 
 from enclave_proxy.counters import Refusal
 from enclave_proxy.errors import ProxyError
 from enclave_proxy.relay_config import PeerRule
+from sds.x509_errors import X509_ERRORS
 
 # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED (x509_vfy.h).
 _DATE_ERRORS = (9, 10)
@@ -46,7 +46,7 @@ def admit(rule: PeerRule, certificate_der: bytes | None) -> None:
         return
     try:
         certificate = x509.load_der_x509_certificate(certificate_der)
-    except (ValueError, UnsupportedAlgorithm):
+    except X509_ERRORS:
         raise Refused(Refusal.UNTRUSTED, "peer certificate cannot be read") from None
     if reason := rule.allows(certificate):
         raise Refused(Refusal.PEER_NOT_ALLOWED, reason)
