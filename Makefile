@@ -6,7 +6,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: help demo test lint format proto bench clean
+.PHONY: help demo test lint format proto bench fuzz clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -36,6 +36,9 @@ proto: .venv/.dev  ## regenerate sds/wire/*_pb2.py from the .proto files
 bench: .venv/.dev  ## run a benchmark (ARGS names it; without ARGS: the list)
 	@$(BIN)/python -m bench $(ARGS)
 
+fuzz: .venv/.fuzz  ## fuzz a parser for ten minutes (ARGS names it; without ARGS: the list)
+	@scripts/fuzz $(ARGS)
+
 clean:  ## remove the environment, caches and results (not the user's state directory)
 	@rm -rf .venv .t build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench/results
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -54,3 +57,7 @@ clean:  ## remove the environment, caches and results (not the user's state dire
 	@echo "installing Marblemesh and its development tools into .venv (half a minute)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo,dev]'
 	@touch $@ .venv/.demo
+
+.venv/.fuzz: .venv/.dev
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	@touch $@

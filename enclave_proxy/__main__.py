@@ -18,6 +18,7 @@ from enclave_proxy import config as settings
 from enclave_proxy.config import Setting, WorkerConfig
 from enclave_proxy.errors import ConfigError, ProxyError
 from enclave_proxy.worker import Worker
+from sds.command_line import run as run_program
 from sds.errors import SdsError
 from sds.logs import configure, get_logger
 
@@ -127,7 +128,7 @@ def _runtime_dir(env: dict[str, str]) -> Path:
 def main() -> None:
     """Run, whether called as `marblemesh proxy ...` or as `python -m enclave_proxy ...`."""
     arguments = sys.argv[2:] if sys.argv[1:2] == ["proxy"] else sys.argv[1:]
-    app(args=arguments, prog_name="marblemesh proxy")
+    sys.exit(run_program(app, arguments, "marblemesh proxy"))
 
 
 if __name__ == "__main__":

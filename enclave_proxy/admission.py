@@ -11,11 +11,11 @@ import ssl
 from collections.abc import Callable
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 
 from enclave_proxy.counters import Refusal
 from enclave_proxy.errors import ProxyError
 from enclave_proxy.relay_config import PeerRule, uris_of
+from sds.x509_errors import X509_ERRORS
 
 # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED (x509_vfy.h).
 _DATE_ERRORS = (9, 10)
@@ -43,7 +43,7 @@ def admit(
     """
     try:
         certificate = None if certificate_der is None else x509.load_der_x509_certificate(certificate_der)
-    except (ValueError, UnsupportedAlgorithm):
+    except X509_ERRORS:
         raise Refused(Refusal.UNTRUSTED, "peer certificate cannot be read") from None
     if (refused := objection(rule, certificate, revoked)) is not None:
         raise refused

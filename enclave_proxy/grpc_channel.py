@@ -22,6 +22,7 @@ from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 from grpclib.protocol import H2Protocol
 
 from enclave_proxy.config import HostPort
+from sds.x509_errors import X509_ERRORS
 
 # What a channel raises when the other side is not there, goes away or speaks something else. (TLS errors and refused
 # connections are OSErrors.)
@@ -84,7 +85,7 @@ class SecureChannel(Channel):
 def _certificate(der: bytes) -> x509.Certificate:
     try:
         return x509.load_der_x509_certificate(der)
-    except ValueError as error:
+    except X509_ERRORS as error:
         raise ssl.SSLError("the server shows a certificate that cannot be read") from error
 
 

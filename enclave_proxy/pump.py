@@ -78,7 +78,7 @@ class Half(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._choked = False
         if self._flushing:
-            self.transport.close()
+            self._close()
         elif self.other is not None:
             self.other.transport.resume_reading()
 
@@ -112,6 +112,11 @@ class Half(asyncio.Protocol):
         self.transport.resume_reading()
         self.transport.set_write_buffer_limits(high=0)
         if self.transport.get_write_buffer_size() == 0:
+            self._close()
+
+    def _close(self) -> None:
+        # Once only: in Python before 3.11.4 a second close() of a TLS transport leaves it unusable, even for abort().
+        if not self.transport.is_closing():
             self.transport.close()
 
     def _end(self) -> None:

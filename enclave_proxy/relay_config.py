@@ -12,6 +12,7 @@ from typing import Literal
 from cryptography import x509
 
 from sds.material import Identity, TrustBundle
+from sds.x509_errors import X509_ERRORS
 
 SanKind = Literal["uri", "dns", "ip"]
 
@@ -136,7 +137,7 @@ def uris_of(certificate: x509.Certificate) -> list[str]:
 def _names(certificate: x509.Certificate) -> dict[SanKind, list[str]]:
     try:
         san = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError):
+    except (x509.ExtensionNotFound, *X509_ERRORS):
         return {}  # names that cannot be read match nothing
     return {
         "uri": san.get_values_for_type(x509.UniformResourceIdentifier),

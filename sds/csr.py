@@ -16,6 +16,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 from sds.errors import SdsError
 from sds.identity import RESERVED_DOMAIN, is_reserved_name
+from sds.x509_errors import X509_ERRORS
 
 # A request with a P-384 key and a handful of names is below 1 KB. 16 KiB allows for RSA-4096 and the 100 names.
 MAX_CSR = 16 * 1024
@@ -48,13 +49,7 @@ def parse_csr(der: bytes) -> CertificateRequest:
     try:
         csr = x509.load_der_x509_csr(der)
         subject, names = csr.subject, _names(csr)
-    except (
-        ValueError,
-        x509.InvalidVersion,
-        x509.DuplicateExtension,
-        x509.UnsupportedGeneralNameType,
-        UnsupportedAlgorithm,
-    ) as e:
+    except X509_ERRORS as e:
         raise CsrError(f"parsing CSR: {e}") from None
     try:
         valid = csr.is_signature_valid

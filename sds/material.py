@@ -27,6 +27,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from sds.identity import SpiffeId, spiffe_id_of
 from sds.keys import MIN_RSA_BITS, PrivateKey
 from sds.keys import MaterialError as MaterialError
+from sds.x509_errors import X509_ERRORS
 
 # A leaf with claims is about 2 KB in PEM, a CA certificate 1 KB. Eight deep is more than any mesh has; a bundle of 64
 # covers a rotation (2) and every gateway that one port may list.
@@ -101,13 +102,7 @@ def parse_certificates(pem: bytes, what: str, limit: int) -> tuple[x509.Certific
         certificates = tuple(x509.load_pem_x509_certificates(pem))
         for certificate in certificates:
             _ = certificate.extensions, certificate.subject, certificate.issuer  # parsed lazily: find faults here
-    except (
-        ValueError,
-        x509.InvalidVersion,
-        x509.DuplicateExtension,
-        x509.UnsupportedGeneralNameType,
-        UnsupportedAlgorithm,
-    ) as e:
+    except X509_ERRORS as e:
         raise MaterialError(f"{what} holds a certificate that cannot be parsed: {e}") from None
     return certificates
 

@@ -11,20 +11,18 @@ import logging
 import os
 import sys
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated
 
 import prometheus_client
 import typer
 import uvloop
 
+from sds.command_line import run as run_program
 from sds.logs import configure
 from xds_server import config as settings
 from xds_server.attestation_choice import StartError
 from xds_server.config import FLAGS, ConfigError, CoordinatorConfig
 from xds_server.process import run
-
-# Click's UsageError: the one for unknown flags too. Typer exports only this child of it.
-_UsageError: Any = typer.BadParameter.__mro__[1]
 
 _LISTEN = "Addresses"
 _ATTEST = "Attestation"
@@ -141,7 +139,7 @@ def coordinator(
     try:
         config = CoordinatorConfig.from_env(env)
     except ConfigError as e:
-        typer.echo(f"error: {e}", err=True)
+        typer.echo(f"marblemesh coordinator: {e}", err=True)
         raise typer.Exit(2) from None
     configure("debug" if config.debug_logging else "info", "console" if config.dev_mode else "json", config.mark)
     logging.getLogger("hpack").setLevel(logging.WARNING)  # it logs every header at debug level
@@ -149,7 +147,7 @@ def coordinator(
     try:
         uvloop.run(run(config, env, version("marblemesh")))
     except StartError as e:
-        typer.echo(f"error: {e}", err=True)
+        typer.echo(f"marblemesh coordinator: {e}", err=True)
         raise typer.Exit(1) from None
 
 
@@ -157,15 +155,7 @@ def main() -> None:
     """Entry point; works behind `marblemesh coordinator` and as a module of its own."""
     behind_marblemesh = sys.argv[1:2] == ["coordinator"]
     arguments = sys.argv[2:] if behind_marblemesh else sys.argv[1:]
-    command = typer.main.get_command(app)
-    try:
-        code = command.main(
-            arguments, "marblemesh coordinator" if behind_marblemesh else "python -m xds_server", standalone_mode=False
-        )
-    except _UsageError as e:
-        typer.echo(f"error: {e.format_message()} (see --help)", err=True)
-        code = 2
-    sys.exit(code)
+    sys.exit(run_program(app, arguments, "marblemesh coordinator" if behind_marblemesh else "python -m xds_server"))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from cryptography import x509
 from sds.ca import CertificateAuthority
 from sds.discovery import MAX_REQUEST_BYTES, DeltaStream, ProtocolError, SotwStream, Stream
 from sds.resources import SECRET
+from sds.x509_errors import X509_ERRORS
 from xds_server.mesh import AccessDenied, Client, Mesh
 from xds_server.rotation import Phase
 from xds_server.xds_credentials import ServerTls
@@ -289,7 +290,7 @@ class XdsServer:
         found = context.auth_context().get("x509_pem_cert", ())
         try:
             certificate = x509.load_pem_x509_certificate(found[0])
-        except (IndexError, ValueError):
+        except (IndexError, *X509_ERRORS):
             raise AccessDenied("UNAUTHENTICATED", "no_certificate", "no usable client certificate") from None
         return Peer(self._mesh.authenticate(certificate), certificate.not_valid_after_utc)
 

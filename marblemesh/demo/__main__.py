@@ -34,6 +34,7 @@ from marblemesh.demo.state_dir import default_state_dir
 from marblemesh.demo.steps.run import Settings, run_live, run_once
 from marblemesh.demo.steps.world import Wish
 from marblemesh.demo.topology import Paths
+from sds.command_line import run as run_program
 
 ONCE_VOTES = 200
 # 200 votes in eight seconds: long enough for several rotations, short enough to wait for.
@@ -193,7 +194,7 @@ class _Terminal:
 
 def main() -> None:
     """Entry point behind `marblemesh demo`."""
-    app(args=sys.argv[2:], prog_name="marblemesh demo")
+    sys.exit(run_program(app, sys.argv[2:], "marblemesh demo"))
 
 
 if __name__ == "__main__":

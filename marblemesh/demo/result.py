@@ -121,10 +121,14 @@ def _leader(entry: object) -> Leader:
 def summary(result: Result) -> Sequence[str]:
     """The end of a good run, for people."""
     leaders = "  ".join(f"{leader.unicode} {leader.votes}" for leader in result.leaderboard[:5])
-    took, updates = result.durations, result.envoy_certificate_updates
-    return (
-        f"{result.votes} votes sent, {result.counted} counted, {result.failures} failed, in {took['votes']:.1f} s",
-        f"leaderboard: {leaders}",
-        f"{result.rotations} certificate rotations meanwhile, the Envoy inside web took {updates} over SDS",
-        f"{len(result.refusals)} strangers at the doors, none got a byte of an app",
-    )
+    took, updates = result.durations.get("votes", 0.0), result.envoy_certificate_updates
+    lines = [f"{result.votes} votes sent, {result.counted} counted, {result.failures} failed, in {took:.1f} s"]
+    if leaders:
+        lines.append(f"leaderboard: {leaders}")
+    if result.rotations:
+        lines.append(
+            f"{result.rotations} certificate rotations meanwhile, the Envoy inside web took {updates} over SDS"
+        )
+    if result.refusals:
+        lines.append(f"{len(result.refusals)} strangers at the doors, none got a byte of an app")
+    return lines

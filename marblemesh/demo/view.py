@@ -5,13 +5,15 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from marblemesh.demo.observe import MarbleNow, Now
 
-COLUMNS = ("Marble", "Instance", "Measurement", "Certificate", "Expires in", "Connections", "Refused", "Control plane")
+# Eight columns that fit into a terminal of 80: a name that is cut off tells nobody who it is.
+COLUMNS = ("Marble", "Instance", "Measured", "Age", "Expires", "Open/all", "Refused", "Control")
 
 
 def span(duration: timedelta) -> str:
@@ -28,7 +30,8 @@ def span(duration: timedelta) -> str:
 
 def render(now: Now, started: datetime) -> RenderableType:
     """The whole view."""
-    table = Table(title="Marbles, attested by simulated hardware: this proves nothing about the host", expand=True)
+    title = "Marbles, attested by simulated hardware: this proves nothing about the host"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in COLUMNS:
         table.add_column(column, no_wrap=True)
     for marble in now.marbles:
@@ -49,11 +52,11 @@ def render(now: Now, started: datetime) -> RenderableType:
 def _row(marble: MarbleNow, at: datetime) -> tuple[str | Text, ...]:
     held = marble.certificate
     plane = Text("connected", style="green") if marble.control_plane else Text("away", style="yellow")
-    traffic = (f"{marble.active} of {marble.established}", str(marble.refused))
+    traffic = (f"{marble.active}/{marble.established}", str(marble.refused))
     if held is None:
-        return (marble.type, Text("not attested", style="yellow"), "", "", "", *traffic, plane)
+        return (marble.type, Text("not yet", style="yellow"), "", "", "", *traffic, plane)
     age, left = span(at - held.not_before), span(held.not_after - at)
-    return (marble.type, held.uuid[:8], held.measurement[:16], f"{age} old", left, *traffic, plane)
+    return (marble.type, held.uuid[:8], held.measurement[:8], age, left, *traffic, plane)
 
 
 def line(now: Now) -> str:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
 from sds.attestation.errors import Expired, Untrusted
-from sds.attestation.quote import UNREADABLE
+from sds.x509_errors import X509_ERRORS
 
 TCB_SIGNER = "Intel SGX TCB Signing"
 PCK_LEAF = "Intel SGX PCK Certificate"
@@ -44,7 +44,7 @@ def must_issue(issuer: x509.Certificate, certificate: x509.Certificate, what: st
     """:raises Untrusted: if ``certificate`` does not name and verify under ``issuer``."""
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (*UNREADABLE, InvalidSignature) as e:
+    except (*X509_ERRORS, InvalidSignature) as e:
         raise Untrusted(f"{what}: not issued by {describe(issuer)}") from e
 
 
@@ -72,7 +72,7 @@ def must_not_be_revoked(
             continue
         try:
             entry = crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
-        except UNREADABLE as e:
+        except X509_ERRORS as e:
             raise Untrusted(f"{what}: the revocation list of its issuer cannot be read") from e
         if entry is not None:
             raise Untrusted(f"{what}: revoked by {crl.issuer.rfc4514_string()!r}")

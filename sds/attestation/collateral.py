@@ -20,7 +20,7 @@ from cryptography import x509
 
 from sds.attestation.errors import CollateralUnavailable, Malformed, Unsupported
 from sds.attestation.evidence import Evidence, Tee
-from sds.attestation.quote import UNREADABLE
+from sds.x509_errors import X509_ERRORS
 
 # The two real sets are 14 and 16 KB. TCB info grows with every recovery event, CRLs with every revoked platform.
 MAX_COLLATERAL = 1024 * 1024
@@ -120,7 +120,7 @@ class Collateral:
                 pce_id=bytes.fromhex(tcb_info["pceId"]),
                 crls=tuple(_crl(der) for der in (qvl.root_ca_crl, qvl.pck_crl)),
             )
-        except (*UNREADABLE, KeyError, RecursionError, OverflowError) as e:
+        except (*X509_ERRORS, KeyError, RecursionError, OverflowError) as e:
             raise Malformed(f"collateral: {type(e).__name__}: {e}") from e
 
     def to_json(self) -> str:

@@ -27,8 +27,9 @@ from sds.attestation.errors import CoordinatorUnavailable, Malformed, Untrusted
 from sds.attestation.evidence import MAX_EVIDENCE
 from sds.attestation.http_body import read_body
 from sds.attestation.policy import Policy
-from sds.attestation.quote import UNREADABLE, read_chain
+from sds.attestation.quote import read_chain
 from sds.attestation.report_data import MAX_NONCE, coordinator_report_data
+from sds.x509_errors import X509_ERRORS
 
 # A quote in base64 and two certificates.
 _MAX_ANSWER = 64 * 1024
@@ -138,7 +139,7 @@ def _statement(data: Mapping[str, object]) -> CoordinatorStatement:
     for certificate in chain:
         try:
             certificate.verify_directly_issued_by(root)
-        except (*UNREADABLE, InvalidSignature) as e:
+        except (*X509_ERRORS, InvalidSignature) as e:
             name = certificate.subject.rfc4514_string()
             raise Untrusted(f"coordinator certificates: {name!r} is not issued by the root after it") from e
     chain_pem = b"".join(certificate.public_bytes(Encoding.PEM) for certificate in chain)

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from sds.attestation.collateral import MAX_COLLATERAL, Collateral, CollateralKey
 from sds.attestation.errors import AttestationError, CollateralUnavailable, Malformed
 from sds.attestation.http_body import read_body
-from sds.attestation.quote import UNREADABLE
+from sds.x509_errors import X509_ERRORS
 
 REFRESH_AFTER = timedelta(days=1)
 # While the service is down, at most one attempt in this time per kind of platform: nobody queues behind timeouts.
@@ -165,7 +165,7 @@ def read_crl(body: bytes) -> bytes:
             crl = x509.load_der_x509_crl(body)
         else:
             crl = x509.load_der_x509_crl(bytes.fromhex(body.decode("ascii").strip().strip('"')))
-    except UNREADABLE as e:
+    except X509_ERRORS as e:
         raise Malformed(f"revocation list: neither DER, nor hex, nor PEM: {e}") from e
     return crl.public_bytes(Encoding.DER)
 

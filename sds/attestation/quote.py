@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from typing import Self
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 
 from sds.attestation.errors import Malformed, Mismatch, PolicyViolation, Unsupported
 from sds.attestation.tee import Tee
+from sds.x509_errors import X509_ERRORS
 
 # A quote is 4-6 KB, nearly all of it the certificate chain. 16 KiB leaves room for a longer chain, and 10 000 forged
 # activations per second still cost no more than 160 MB/s of copying.
@@ -42,9 +42,6 @@ _INTEL_QE = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")
 _ECDSA_P256 = 2
 _TEE_TYPES = {0: Tee.SGX, 0x81: Tee.TDX}
 _PCK_CHAIN, _QE_CERTIFICATION = 5, 6
-
-# What the cryptography library raises for a certificate or revocation list that it cannot read.
-UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
 
 _BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\r\n]{1,8000}-----END CERTIFICATE-----")
 
@@ -127,7 +124,7 @@ def read_chain(pem: bytes, what: str) -> tuple[x509.Certificate, ...]:
         for certificate in chain:
             # The library reads these only when asked, and a broken one would raise in the middle of a check.
             _ = (certificate.subject, certificate.issuer, certificate.public_key(), certificate.not_valid_after_utc)
-    except UNREADABLE as e:
+    except X509_ERRORS as e:
         raise Malformed(f"{what}: a certificate cannot be read: {e}") from e
     return chain
 

@@ -43,7 +43,8 @@ from sds.attestation.collateral import Collateral
 from sds.attestation.errors import Expired, Malformed, TcbRejected, Untrusted
 from sds.attestation.evidence import Evidence
 from sds.attestation.intel_root import INTEL_SGX_ROOT_CA
-from sds.attestation.quote import UNREADABLE, Quote, read_chain, refuse_debug
+from sds.attestation.quote import Quote, read_chain, refuse_debug
+from sds.x509_errors import X509_ERRORS
 
 # One entry per chain of collateral signers: in practice one, two while Intel renews its certificate.
 _MAX_KNOWN_CHAINS = 16
@@ -71,7 +72,7 @@ class DcapVerifier:
         """
         try:
             self._root = x509.load_der_x509_certificate(root_der)
-        except UNREADABLE as e:
+        except X509_ERRORS as e:
             raise Malformed(f"attestation root: not a DER certificate: {e}") from e
         self.simulated = simulated
         self._qvl = dcap_qvl.QuoteVerifier(bytes(root_der))

@@ -162,7 +162,7 @@ async def test_a_startup_manifest_is_set_before_anybody_connects(directory: Path
         "--simulation", f"--simulated-platform={directory}", f"--startup-manifest={file}", *FREE
     )
     assert code == 1
-    assert err.splitlines()[-1].startswith("error: checking manifest: no allowed packages defined")
+    assert err.splitlines()[-1].startswith("marblemesh coordinator: checking manifest: no allowed packages defined")
 
 
 FREE = ("--client-addr=127.0.0.1:0", "--mesh-addr=127.0.0.1:0", "--xds-addr=127.0.0.1:0")
@@ -176,7 +176,7 @@ async def test_a_taken_port_is_one_clear_line(name: str, directory: Path) -> Non
         code, out, err = await outcome(*flags)
     assert (code, out) == (1, "")
     assert err == (
-        f"error: cannot listen on {address}: Address already in use; choose another address with "
+        f"marblemesh coordinator: cannot listen on {address}: Address already in use; choose another address with "
         f"--{name}-addr (EDG_COORDINATOR_{name.upper()}_ADDR)\n"
     )
 
@@ -184,7 +184,7 @@ async def test_a_taken_port_is_one_clear_line(name: str, directory: Path) -> Non
 async def test_without_a_tee_it_does_not_pretend() -> None:
     code, out, err = await outcome(*FREE)
     assert (code, out) == (1, "")
-    assert err.startswith("error: ")
+    assert err.startswith("marblemesh coordinator: ")
     assert "--simulation" in err
     assert len(err.splitlines()) == 1
 

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import sys
 from ipaddress import ip_address
 
 from cryptography import x509
@@ -14,6 +13,7 @@ from cryptography.x509.oid import NameOID
 
 from sds.csr import CsrError, parse_csr
 from sds.identity import is_reserved_name
+from tests.fuzz.driver import run
 from tests.kit.pki import csr
 
 _NAMES = [x509.DNSName("a.example"), x509.DNSName("*.b.example"), x509.IPAddress(ip_address("::1"))]
@@ -34,14 +34,5 @@ def fuzz_one(data: bytes) -> None:
     x509.SubjectAlternativeName([*map(x509.DNSName, request.dns_names), *map(x509.IPAddress, request.ip_addresses)])
 
 
-def main() -> None:
-    try:
-        import atheris
-    except ImportError:
-        sys.exit("atheris is not installed")
-    atheris.Setup(sys.argv, fuzz_one)
-    atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    run(fuzz_one, SEEDS)

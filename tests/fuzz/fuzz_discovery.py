@@ -14,6 +14,7 @@ from sds.discovery_client import DeltaClient
 from sds.discovery_redaction import redact
 from sds.resources import CLUSTER, SECRET
 from sds.wire import discovery_pb2
+from tests.fuzz.driver import run
 from tests.kit.discovery import view
 
 VIEW = view(CDS={"c": "1 e"}, EDS={"e": "1"}, SDS={"default": "1", "ROOTCA": "1"}, LDS={"l": "1 default"})
@@ -80,10 +81,4 @@ def _serve(stream: Stream, data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    import sys
-
-    import atheris  # type: ignore[import-untyped]  # optional: only whoever fuzzes installs it
-
-    atheris.instrument_all()
-    atheris.Setup(sys.argv, fuzz_one)
-    atheris.Fuzz()
+    run(fuzz_one)

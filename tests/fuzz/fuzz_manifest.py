@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fuzz target: whatever the bytes, `parse` answers with a Manifest or a ManifestError, and its value is consistent.
 
-python tests/fuzz/fuzz_manifest.py      needs atheris
+python tests/fuzz/fuzz_manifest.py      under atheris: make fuzz
 """
 
 from __future__ import annotations
 
 import hashlib
-import sys
 
 from manifests.errors import ManifestError
 from manifests.parse import parse
+from tests.fuzz.driver import run
 
 
 def fuzz_one(data: bytes) -> None:
@@ -27,13 +27,5 @@ def fuzz_one(data: bytes) -> None:
             raise AssertionError("a Marble refers to what is not there")
 
 
-def main() -> None:
-    import atheris
-
-    atheris.instrument_all()
-    atheris.Setup(sys.argv, fuzz_one)
-    atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    run(fuzz_one)

@@ -7,11 +7,10 @@ of genuine quotes.
 
 from __future__ import annotations
 
-import sys
-
 from sds.attestation.errors import AttestationError
 from sds.attestation.evidence import Evidence
 from sds.attestation.tee import Tee
+from tests.fuzz.driver import run
 from tests.kit.platform import NOW, lab
 
 SEEDS = (lab().sgx().quote, lab().sgx().to_wire(), lab().tdx().quote, lab().tdx(version=5, size=648).quote)
@@ -33,14 +32,5 @@ def fuzz_one(data: bytes) -> None:
         raise AssertionError("a quote verified that nobody made")
 
 
-def main() -> None:
-    try:
-        import atheris  # type: ignore[import-untyped]
-    except ImportError:
-        sys.exit("atheris is not installed")
-    atheris.Setup(sys.argv, fuzz_one)
-    atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    run(fuzz_one, SEEDS)

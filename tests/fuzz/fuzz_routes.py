@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fuzz target: whatever bytes are pushed as listener, cluster or endpoints, they are understood or refused by name.
 
-python tests/fuzz/fuzz_routes.py      needs atheris
+python tests/fuzz/fuzz_routes.py      under atheris: make fuzz
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from enclave_proxy.errors import RoutesError
 from enclave_proxy.route_parts import Local, parse_cluster, parse_endpoints, parse_listener
+from tests.fuzz.driver import run
 
 LOCAL = Local(Path("/run/m"), refuse_plain_tcp=True)
 
@@ -27,13 +27,5 @@ def fuzz_one(data: bytes) -> None:
             raise AssertionError("client certificates are required and verified against nothing")
 
 
-def main() -> None:
-    import atheris
-
-    atheris.instrument_all()
-    atheris.Setup(sys.argv, fuzz_one)
-    atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    run(fuzz_one)

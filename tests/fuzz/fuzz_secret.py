@@ -6,10 +6,9 @@
 
 from __future__ import annotations
 
-import sys
-
 from sds.material import Identity, MaterialError, TrustBundle
 from sds.resources import RevokedInstances, bundle_secret, identity_secret, read_secret, revoked_secret
+from tests.fuzz.driver import run
 from tests.kit.pki import marble, other_ca, shared_ca
 
 IDENTITY = marble(shared_ca())
@@ -41,14 +40,5 @@ def fuzz_one(data: bytes) -> None:
                 raise AssertionError("a revoked instance that is no SPIFFE ID")
 
 
-def main() -> None:
-    try:
-        import atheris
-    except ImportError:
-        sys.exit("atheris is not installed")
-    atheris.Setup(sys.argv, fuzz_one)
-    atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    run(fuzz_one, SEEDS)

@@ -7,12 +7,12 @@ The rule: nothing is raised, and the connection is either waiting for more or cl
 from __future__ import annotations
 
 import asyncio
-import sys
 from functools import cache
 from typing import Any
 
 from grpclib.const import Status
 
+from tests.fuzz.driver import run
 from tests.kit.tls_port import server_credential
 from xds_server.grpc_unary import UnaryProtocol, UnaryService
 from xds_server.tls_connection import Connection, TlsTransport
@@ -132,15 +132,5 @@ def fuzz_one(data: bytes) -> None:
             loop().run_until_complete(into_h2(data[1:]))
 
 
-def main() -> None:
-    """Coverage-guided, where atheris is installed."""
-    try:
-        import atheris
-    except ImportError:
-        sys.exit("atheris is not installed: python -m pip install atheris")
-    atheris.Setup(sys.argv, fuzz_one)
-    atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    run(fuzz_one)

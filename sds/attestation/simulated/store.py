@@ -37,10 +37,10 @@ from cryptography.hazmat.primitives.serialization import (
 
 from sds.attestation.collateral import MAX_COLLATERAL, Collateral, CollateralKey
 from sds.attestation.errors import DeviceUnavailable, Malformed
-from sds.attestation.quote import UNREADABLE
 from sds.attestation.simulated.documents import make_collateral
 from sds.attestation.simulated.pki import FMSPC, Pair, Pki
 from sds.attestation.tee import Tee
+from sds.x509_errors import X509_ERRORS
 
 RENEW_BEFORE = timedelta(days=7)
 # Making an identity takes milliseconds. Whoever holds the lock this long has been stopped.
@@ -149,7 +149,7 @@ class PlatformStore:
         for name, issuer in issuers.items():
             try:
                 pairs[name].certificate.verify_directly_issued_by(issuer.certificate)
-            except (*UNREADABLE, InvalidSignature) as e:
+            except (*X509_ERRORS, InvalidSignature) as e:
                 raise self._damaged(f"{name}.pem", "it is not issued by this platform") from e
         return pki
 
@@ -161,7 +161,7 @@ class PlatformStore:
             key = load_pem_private_key(_read(self._identity / part, _MAX_FILE), None)
         except OSError as e:
             raise self._damaged(part, e.strerror or str(e)) from e
-        except UNREADABLE as e:
+        except X509_ERRORS as e:
             # The parser's own text is left out: it could quote what it read, and this may be a key.
             raise self._damaged(part, "it cannot be parsed") from e
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():

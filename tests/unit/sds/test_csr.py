@@ -64,6 +64,16 @@ def test_what_cannot_be_parsed_is_named(der: bytes) -> None:
         parse_csr(der)
 
 
+def test_a_name_of_a_type_that_no_name_has_is_refused() -> None:
+    """A country given as a bit string: cryptography raises TypeError for it. Found by fuzzing."""
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COUNTRY_NAME, "DE")])
+    der = csr(subject=subject)
+    text = bytes.fromhex("0603550406") + b"\x13\x02DE"
+    assert text in der
+    with pytest.raises(CsrError, match=r"^parsing CSR: "):
+        parse_csr(der.replace(text, bytes.fromhex("0603550406") + b"\x03\x02\x00E"))
+
+
 def test_size_and_number_are_bounded() -> None:
     with pytest.raises(CsrError, match="at most 16384"):
         parse_csr(bytes(16 * 1024 + 1))

@@ -51,16 +51,13 @@ VIEW = TOWN.mesh.view(TOWN.mesh.authenticate(WEB.identity.leaf))
 DOMAIN = TOWN.ca.trust_domain
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"),
-    [(kind, name) for kind, found in VIEW.items() for name in found],
-    ids=lambda value: str(value)[-24:],
-)
-def test_envoys_own_definitions_read_every_resource_completely(kind: str, name: str) -> None:
-    body = VIEW[kind][name].body
-    parsed = ENVOYS[kind].parse(body)
-    assert name in (getattr(parsed, "name", None), getattr(parsed, "cluster_name", None))
-    assert sorted(bytes(parsed)) == sorted(body), "the same bytes, in whatever order of fields"
+@pytest.mark.parametrize("kind", [LISTENER, CLUSTER, ENDPOINT, SECRET])
+def test_envoys_own_definitions_read_every_resource_completely(kind: str) -> None:
+    assert VIEW[kind]
+    for name, resource in VIEW[kind].items():
+        parsed = ENVOYS[kind].parse(resource.body)
+        assert name in (getattr(parsed, "name", None), getattr(parsed, "cluster_name", None))
+        assert sorted(bytes(parsed)) == sorted(resource.body), "the same bytes, in whatever order of fields"
 
 
 def cluster(name: str) -> envoy_pb2.Cluster:
@@ -94,6 +91,7 @@ def upstream(name: str) -> envoy_pb2.UpstreamTlsContext:
         ("outbound|db.example|5432", 1, "db.example", ["voting"]),
         ("outbound|10.1.2.3|99", 0, "", ["voting", "web"]),
     ],
+    ids=["marble type", "host name", "address"],
 )
 def test_who_must_answer_and_how_it_is_found(name: str, kind: int, sni: str, types: list[str]) -> None:
     """Where the manifest names nobody, every type that it has: one that it drops later is in no rule any more."""

@@ -4,13 +4,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from marblemesh.demo.errors import DemoError
 from marblemesh.demo.state_dir import default_state_dir, state_directory
 from marblemesh.demo.topology import Paths
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """Shorter than pytest's own, which has the test's name in it: UNIX sockets would lie below."""
+    with TemporaryDirectory(prefix="mm-") as directory:
+        yield Path(directory)
 
 
 def test_only_the_logs_are_left(tmp_path: Path) -> None:

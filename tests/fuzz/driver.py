@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a fuzz target under atheris: coverage of everything that is loaded, genuine inputs as the first corpus."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+
+def run(fuzz_one: Callable[[bytes], None], seeds: Iterable[bytes] = ()) -> None:
+    """Fuzz until libFuzzer's own flags in sys.argv say enough; its first folder there is the corpus."""
+    try:
+        import atheris
+    except ImportError:
+        sys.exit("atheris is not installed: 'make fuzz ARGS=<name>' does that")
+    corpus = next((Path(argument) for argument in sys.argv[1:] if not argument.startswith("-")), None)
+    for seed in seeds if corpus is not None else ():
+        (corpus / hashlib.sha256(seed).hexdigest()[:16]).write_bytes(seed)
+    atheris.instrument_all()
+    atheris.Setup(sys.argv, fuzz_one)
+    atheris.Fuzz()
