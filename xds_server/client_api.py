@@ -19,19 +19,20 @@ from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
 from xds_server.byte_budget import ByteBudget
+from xds_server.client_api_replies import MANIFEST_BODY
 from xds_server.h2_session import H2Limits, H2Port
 from xds_server.http2 import Http2Session
 from xds_server.http_dispatch import MAX_TARGET, SERVER, BodyRefused, BodyTooLarge, BodyTooLate, Dispatcher, NoRoom
 from xds_server.http_dispatch import Routes as Routes
 from xds_server.http_server import QuietServer
-from xds_server.manifest_rules import MAX_MANIFEST
 from xds_server.metrics import CoordinatorMetrics
 from xds_server.tls_front import TlsTransport
 
 ALPN = (b"h2", b"http/1.1")
 # Anybody may upload until a manifest is set: four of the largest at once.
-BODY_BUDGET = 4 * MAX_MANIFEST * 3 // 2
-MAX_STREAMS = 32
+BODY_BUDGET = 4 * MANIFEST_BODY
+# What clients take for granted before they have read our settings: with less, Go's loses its first requests.
+MAX_STREAMS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from http import HTTPStatus
 
@@ -31,6 +32,9 @@ def recovery_secrets(secrets: Mapping[str, bytes]) -> dict[str, str | None]:
 class _Manifest:
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
+        # Anybody may send manifests until one is set, and a hostile one takes 2 s of CPU to check: one at a time, so
+        # that strangers keep one thread busy at most. The others wait, their bodies counted in the port's budget.
+        self._turn = asyncio.Semaphore(1)
 
     def check(self, _: Request) -> None:
         """Once a manifest is set nobody can make us read another."""
@@ -68,7 +72,8 @@ class _Manifest:
     async def set(self, request: Request) -> Reply:
         try:
             raw = bytes_member(decode_object(request.body), "manifest")
-            secrets = await self._operations.set_manifest(raw)
+            async with self._turn:
+                secrets = await self._operations.set_manifest(raw)
         except BadRequest as e:
             return bad_request(e)
         except CoordinatorError as e:
@@ -78,7 +83,8 @@ class _Manifest:
     async def set_v1(self, request: Request) -> Reply:
         deprecated("/manifest")
         try:
-            secrets = await self._operations.set_manifest(request.body)
+            async with self._turn:
+                secrets = await self._operations.set_manifest(request.body)
         except CoordinatorError as e:
             return refused_v1(e)
         return success({"RecoverySecrets": recovery_secrets(secrets)} if secrets else None)

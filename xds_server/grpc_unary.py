@@ -20,7 +20,8 @@ from xds_server.byte_budget import ByteBudget
 from xds_server.h2_session import Call, H2Limits, H2Port, H2Session, Headers, Limit
 from xds_server.tls_front import TlsTransport
 
-MAX_STREAMS = 16
+# What clients take for granted before they have read our settings; the activations at once are bounded elsewhere.
+MAX_STREAMS = 100
 MAX_HEADERS = 16 * 1024
 # What every gRPC implementation accepts by default, in both directions.
 MAX_MESSAGE = 4 * 1024 * 1024

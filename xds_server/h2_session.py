@@ -7,9 +7,9 @@ Why not a whole library: what arrives comes from anybody, so every buffer needs 
 a message's length and stops at frames it does not know), and neither grpcio nor aiohttp's server speaks HTTP/2 behind
 our TLS.
 
-Bounds: `streams` calls at a time and `lifetime` calls in all per connection (h2 remembers each closed stream), `body`
-bytes per call, the port's `ByteBudget` for all of them, `call_seconds` from the first header to the last byte,
-`idle_seconds` without a call, and frames by `h2_meter`.
+Bounds: `streams` calls at a time and `lifetime` calls in all per connection (h2 remembers each closed stream), `calls`
+at a time on the port (each some 5 KiB), `body` bytes per call, the port's `ByteBudget` for all of them, `call_seconds`
+from the first header to the last byte, `idle_seconds` without a call, and frames by `h2_meter`.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class H2Limits:
     headers: int
     body: int
     call_seconds: float
+    calls: int = 2000
     idle_seconds: float = 60.0
     lifetime: int = 10_000
 
@@ -62,6 +63,7 @@ class H2Port:
     limits: H2Limits
     budget: ByteBudget
     sessions: set[H2Session] = field(default_factory=set)
+    calls: int = 0
 
     def stop(self) -> None:
         """Tell every client to go away; connections close after the calls in flight."""
@@ -210,7 +212,7 @@ class H2Session(asyncio.Protocol):
                 self.transport.close()
 
     def _begin(self, stream: int, headers: list[tuple[bytes, bytes]]) -> None:
-        if len(self._calls) >= self._limits.streams:
+        if len(self._calls) >= self._limits.streams or self._port.calls >= self._limits.calls:
             with suppress(H2Error):  # the client has reset it already
                 self._h2.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
             return
@@ -219,6 +221,7 @@ class H2Session(asyncio.Protocol):
         timer = self.loop.call_later(self._limits.call_seconds, self._too_late, stream)
         fields = {bytes(name): bytes(value) for name, value in headers}
         call = self._calls[stream] = Call(stream, fields, lease, timer, self._limits.body)
+        self._port.calls += 1
         self._wake()
         if self._leaving:
             self.limited(call, Limit.LEAVING)
@@ -326,6 +329,7 @@ class H2Session(asyncio.Protocol):
         if self._calls.pop(call.stream, None) is None:
             return
         call.timer.cancel()
+        self._port.calls -= 1
         self._port.budget.give_back(call.taken)
         call.taken = 0
         if call.task is not None and call.task is not asyncio.current_task():

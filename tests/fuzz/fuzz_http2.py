@@ -9,11 +9,11 @@ from what follows; everything else is sent as it is.
 from __future__ import annotations
 
 import asyncio
-import sys
 from functools import cache
 
 from hpack import Encoder
 
+from tests.fuzz.driver import run
 from tests.fuzz.fuzz_tls_front import EMPTY_SETTINGS, PREFACE, Behind, Wire, front, loop
 from tests.kit.fake_operations import FakeOperations
 from xds_server.byte_budget import ByteBudget
@@ -110,15 +110,5 @@ def fuzz_one(data: bytes) -> None:
     loop().run_until_complete(into_session(script(data)))
 
 
-def main() -> None:
-    """Coverage-guided, where atheris is installed."""
-    try:
-        import atheris
-    except ImportError:
-        sys.exit("atheris is not installed: python -m pip install atheris")
-    atheris.Setup(sys.argv, fuzz_one)
-    atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    run(fuzz_one)

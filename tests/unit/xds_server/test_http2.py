@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from h2.errors import ErrorCodes
@@ -107,17 +108,30 @@ async def test_who_asks_whether_to_go_on_is_told_so(raw: RawH2) -> None:
     assert (await raw.answers([1]))[1][0] == 200
 
 
-async def test_streams_beyond_the_limit_are_refused_and_may_be_repeated(raw: RawH2, fake: FakeOperations) -> None:
+async def test_requests_beyond_what_the_port_serves_at_once_are_refused_and_may_be_repeated(
+    raw: RawH2, port: ApiPort, fake: FakeOperations
+) -> None:
+    port.api._http2.limits = replace(port.api._http2.limits, calls=3)
+    raw = await port.h2()
     fake.gate = asyncio.Event()
-    streams = [1 + 2 * number for number in range(MAX_STREAMS + 2)]
+    streams = [1, 3, 5, 7, 9]
     for stream in streams:
         raw.h2.send_headers(stream, POST)
         raw.h2.send_data(stream, b"{}", end_stream=True)
-    refused = await raw.answers(streams[-2:])
+    refused = await raw.answers(streams[3:])
     assert {code for code, _ in refused.values()} == {-ErrorCodes.REFUSED_STREAM}
     fake.gate.set()
-    answers = await raw.answers(streams[:-2])
+    answers = await raw.answers(streams[:3])
     assert {status for status, _ in answers.values()} == {200}
+    assert port.api._http2.calls == 0
+    raw.abort()
+
+
+async def test_as_many_streams_as_clients_expect_and_no_more(raw: RawH2) -> None:
+    streams = [1 + 2 * number for number in range(MAX_STREAMS + 1)]
+    for stream in streams:
+        raw.h2.send_headers(stream, POST)
+    assert await raw.goaway() == ErrorCodes.PROTOCOL_ERROR
 
 
 async def test_a_head_that_is_too_large_ends_the_connection(raw: RawH2) -> None:
