@@ -27,6 +27,7 @@ from marblemesh.cli.output import Format, OutputFile, OutputFormat, print_json, 
 from marblemesh.cli.recovery_data import Handed, RecoveryDataFile
 from marblemesh.cli.trust import connect, connect_or_pinned, keep_certificate, warn
 from marblemesh.cli.trust_options import Address, TrustOptions, with_trust
+from marblemesh.client.answer import printable
 
 verbs = typer.Typer(no_args_is_help=True, help="Check, set, read and verify the manifest: what may run in the mesh.")
 verbs.add_typer(update_verbs.verbs, name="update")
@@ -133,7 +134,8 @@ def log(address: Address, trust: TrustOptions, output: OutputFile = None) -> Non
     if wants_json(output):
         print_json([parsed_entry(entry) for entry in entries])
         return
-    data = "".join(entry + "\n" for entry in entries)
+    # An entry is the Coordinator's text: JSON escapes control characters, an impostor need not.
+    data = "".join(printable(entry, len(entry)) + "\n" for entry in entries)
     path = target(output, None)
     if path is None:
         typer.echo(data, nl=False)
@@ -236,21 +238,21 @@ async def _get(address: str, trust: TrustOptions, output: str | None, shape: _Sh
     entries = await client.manifest_log() if shape.updated else ()
     if shape.keep_cert:
         keep_certificate(client, trust)
-    data = statement.raw
-    if shape.signature or shape.updated:
-        document = with_security_versions(data, entries)
-        if shape.signature:
-            document = {"ManifestSignature": statement.fingerprint, "Manifest": document}
-        data = json.dumps(document, indent=2, ensure_ascii=False).encode()
+    document = with_security_versions(statement.raw, entries) if shape.signature or shape.updated else None
     if wants_json(output):
         print_json(
             {
                 "manifestFingerprint": statement.fingerprint,
                 "manifestSignatureRootECDSA": base64.b64encode(statement.signature).decode(),
-                "manifest": base64.b64encode(data if shape.updated else statement.raw).decode(),
+                "manifest": base64.b64encode(statement.raw).decode(),
+                **({"updatedManifest": document} if shape.updated else {}),
             }
         )
         return
+    data = statement.raw
+    if document is not None:
+        wrapped = {"ManifestSignature": statement.fingerprint, "Manifest": document}
+        data = json.dumps(wrapped if shape.signature else document, indent=2, ensure_ascii=False).encode()
     path = target(output, None)
     if path is None:
         typer.echo(data)

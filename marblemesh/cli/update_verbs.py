@@ -19,6 +19,7 @@ from marblemesh.cli.recovery_data import Handed, RecoveryDataFile
 from marblemesh.cli.trust import connect_or_pinned
 from marblemesh.cli.trust_options import Address, TrustOptions, with_trust
 from marblemesh.client import Client, ClientIdentity, UpdateResult
+from marblemesh.client.answer import printable
 
 verbs = typer.Typer(no_args_is_help=True, help="Change the manifest in force. Needs users that it names.")
 
@@ -99,7 +100,7 @@ def get(
             }
         )
         return
-    text = f"{pending.message}: {', '.join(pending.missing_users)}".removesuffix(": ").encode()
+    text = f"{pending.message}: {_names(pending.missing_users)}".removesuffix(": ").encode()
     data = text if missing else pending.raw
     path = target(output, None)
     if path is None:
@@ -125,9 +126,13 @@ def _report(result: UpdateResult, recoverydata: Path | None, output: Format) -> 
         standing = {"missingAcknowledgments": missing, "missingUsers": list(result.missing_users)}
         print_json(standing | handed.printed)
     else:
-        who = f" Not yet: {', '.join(result.missing_users)}" if result.missing_users else ""
+        who = f" Not yet: {_names(result.missing_users)}" if result.missing_users else ""
         many = "1 acknowledgement is" if missing == 1 else f"{missing} acknowledgements are"
         typer.echo("Update applied" if missing == 0 else f"Update pending: {many} missing.{who}")
         if handed.line:
             typer.echo(handed.line)
     handed.raise_problem("the update is applied")
+
+
+def _names(users: tuple[str, ...]) -> str:
+    return printable(", ".join(users), 2000)
