@@ -36,6 +36,7 @@ from xds_server.records import Records
 from xds_server.recovery import RecoverySession, RecoveryTerms
 from xds_server.renewal import MAX_INSTANCES, Identities, Instance, Renewer
 from xds_server.rotation import Phase
+from xds_server.served_certificates import for_running
 from xds_server.state import State
 from xds_server.updates import effective
 
@@ -174,6 +175,20 @@ class Core:
         for told in self.on_ca:
             told(self.ca)
 
+    def present_anew(self) -> None:
+        """Certificate secrets changed: soon the ports of running Marbles present the new ones."""
+        task = asyncio.get_running_loop().create_task(self._present_anew())
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    async def _present_anew(self) -> None:
+        records, manifest = self.records, self.manifest
+        if manifest is None:
+            return
+        made = await asyncio.to_thread(for_running, records, manifest, self.ports.mesh.marbles, self.ports.clock())
+        if made and self.records.secrets is records.secrets:  # else a later change is on its way here
+            self.ports.mesh.replace_served(made)
+
     async def close(self) -> None:
         """Wait for changes that are under way."""
         while self._tasks:
@@ -214,6 +229,7 @@ class Core:
             _log.warning("instance not readmitted", MarbleType=who.type, UUID=who.uuid, error=str(e))
             return None
         self.renewer.changed()
+        self.present_anew()
         _log.info("instance readmitted", MarbleType=who.type, UUID=who.uuid)
         return ActiveMarble(who.type, who.uuid, identity, claims, request.dns_names, request.ip_addresses)
 

@@ -138,6 +138,7 @@ async def _set_secrets(core: Core, payload: Mapping[str, object], certificates: 
     for name, secret in uploaded.items():
         records = update_log.secret_set(records, now, user, name, secret.kind.value)
     await core.commit(records)
+    core.present_anew()
 
 
 def in_force(core: Core) -> Manifest:

@@ -23,7 +23,6 @@ def unsupported(manifest: Manifest) -> Iterator[Problem]:
     """Everything in `manifest` that would have no effect, with its place."""
     yield from _config(manifest)
     yield from _packages(manifest)
-    yield from _tls(manifest)
     yield from check_templates(manifest)
 
 
@@ -36,13 +35,3 @@ def _packages(manifest: Manifest) -> Iterator[Problem]:
     for name, package in manifest.packages.items():
         if package.snp is not None:
             yield Problem(f"Packages.{name}.SNP", f"SEV-SNP attestation is {_NOT_YET}")
-
-
-def _tls(manifest: Manifest) -> Iterator[Problem]:
-    for tag, entry in manifest.tls.items():
-        for number, incoming in enumerate(entry.incoming):
-            path = f"TLS.{tag}.Incoming[{number}]"
-            if incoming.cert:
-                yield Problem(f"{path}.Cert", f"serving a secret's certificate is {_NOT_YET}")
-            if incoming.disable_client_auth:
-                yield Problem(f"{path}.DisableClientAuth", f"DisableClientAuth is {_NOT_YET}")

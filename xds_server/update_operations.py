@@ -178,5 +178,6 @@ def _put_in_force(core: Core) -> None:
         core.identities.forget((marble.marble_type, marble.uuid))
         _log.info("instance revoked", MarbleType=marble.marble_type, UUID=marble.uuid)
     core.identities.adopt(manifest.fingerprint, manifest.mesh.certificate_lifetime)
+    core.present_anew()
     for told in core.on_ca:
         told(core.ca)
