@@ -60,7 +60,7 @@ def _ephemeral() -> rsa.RSAPrivateKey:
 
 def main() -> None:
     try:
-        import atheris  # type: ignore[import-untyped]
+        import atheris
     except ImportError:
         sys.exit("atheris is not installed")
     atheris.Setup(sys.argv, fuzz_one)

@@ -64,7 +64,7 @@ def _state(data: bytes) -> None:
 
 def main() -> None:
     try:
-        import atheris  # type: ignore[import-untyped]
+        import atheris
     except ImportError:
         sys.exit("atheris is not installed")
     atheris.Setup(sys.argv, fuzz_one)
