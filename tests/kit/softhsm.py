@@ -7,6 +7,7 @@ Where SoftHSM or GnuTLS is missing the tests that need them are skipped; with CI
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import json
 import os
@@ -79,6 +80,7 @@ def _token() -> SoftHsm:
     import pkcs11
 
     directory = Path(tempfile.mkdtemp(prefix="softhsm-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
     (directory / "tokens").mkdir()
     config = directory / "softhsm2.conf"
     config.write_text(f"directories.tokendir = {directory}/tokens\nlog.level = ERROR\n")
