@@ -136,11 +136,12 @@ async def _apply(core: Core, records: Records, wanted: Manifest) -> Mapping[str,
         await asyncio.to_thread(dry_run, wanted, made.secrets)
     except ParametersError as e:
         raise UpdateRefused(f"running manifest template dry run: {e}") from e
-    recovery = None
+    recovery, updated = None, updates.apply(records, written, wanted, made, now)
     if (old.recovery_keys, old.config.recovery_threshold) != (wanted.recovery_keys, wanted.config.recovery_threshold):
         recovery = await asyncio.to_thread(share_out, wanted)
+        # The very next commit takes the key: nothing may fail between the two.
         core.ports.store.new_key(recovery.dek, recovery.recovery_data)
-    await core.commit(updates.apply(records, written, wanted, made, now), wanted)
+    await core.commit(updated, wanted)
     _put_in_force(core)
     say_what_matters(core, wanted)
     _log.info("Complete Manifest updated", manifestFingerprint=wanted.fingerprint)

@@ -14,7 +14,7 @@ MEMORY = Path("/dev/shm")
 
 def test_a_kill_at_any_operation_leaves_the_old_or_the_new_state(tmp_path: Path) -> None:
     folder = MEMORY if MEMORY.is_dir() else tmp_path
-    command = [sys.executable, "-m", "tests.crash", "--protection", "sealed", "--kills", "20", "--folder", str(folder)]
+    command = [sys.executable, "-m", "tests.crash", "--protection", "sealed", "--kills", "10", "--folder", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 0, done.stderr
     assert "old or new state every time" in done.stdout

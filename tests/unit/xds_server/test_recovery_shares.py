@@ -44,7 +44,7 @@ def splits(draw: st.DrawFn) -> tuple[bytes, list[bytes], int]:
     return secret, ones, threshold
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(splits())
 def test_any_shares_from_the_threshold_on_give_the_secret(split: tuple[bytes, list[bytes], int]) -> None:
     secret, ones, threshold = split
@@ -52,7 +52,7 @@ def test_any_shares_from_the_threshold_on_give_the_secret(split: tuple[bytes, li
         assert shares.combine(ones[:count]) == secret
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(splits())
 def test_fewer_shares_fit_every_secret_equally(split: tuple[bytes, list[bytes], int]) -> None:
     """With one share missing, to each value of the first byte belongs one value of the missing share."""
