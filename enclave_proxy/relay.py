@@ -229,7 +229,7 @@ class Relay:
                     far = await dial_app(route.upstream, self._limits)
                 else:
                     await _accept_app(connection, near)
-                    far, peer = await self._reach_peer(listener, serving)
+                    far, peer = await self._reach_peer(listener)
         except Refused as refused:
             self._refused(route, refused)
         finally:
@@ -268,20 +268,32 @@ class Relay:
         except OSError as e:
             raise handshake_refusal(e) from None
 
-    async def _reach_peer(self, listener: Listener, serving: Serving) -> Admitted:
-        """Dial the peer; where no endpoint is known yet, wait a bounded time for a configuration that brings one."""
+    async def _reach_peer(self, listener: Listener) -> Admitted:
+        """Dial the peer, with what is current now.
+
+        A peer may show an identity of a root that came while its handshake waited for a busy machine; whoever knows
+        that root meanwhile dials once more, since not one byte of the app has left yet.
+        """
+        for _ in range(self._limits.attempts - 1):
+            serving = await self._with_endpoint(listener)
+            self._turn += 1
+            try:
+                return await dial_peer(serving, self._turn, self._limits, self._revoked)
+            except Refused as refused:
+                if refused.reason is not Refusal.UNTRUSTED or listener.serving is serving:
+                    raise
+        return await dial_peer(listener.serving, self._turn, self._limits, self._revoked)
+
+    async def _with_endpoint(self, listener: Listener) -> Serving:
+        """Where no endpoint is known yet, wait a bounded time for a configuration that brings one."""
         try:
             async with asyncio.timeout(self._limits.endpoint_wait):
-                while _lacks_endpoint(serving):
-                    changed = self._changed
-                    serving = listener.serving  # a newer one may have come since this connection was accepted
-                    if _lacks_endpoint(serving):
-                        await changed.wait()
+                while _lacks_endpoint(listener.serving):
+                    await self._changed.wait()
         except TimeoutError:
             wait = self._limits.endpoint_wait
             raise Refused(Refusal.NO_ENDPOINT, f"no endpoint became known within {wait:g} s") from None
-        self._turn += 1
-        return await dial_peer(serving, self._turn, self._limits, self._revoked)
+        return listener.serving
 
     def _refused(self, route: Route, refused: Refused) -> None:
         self.counters.of(route.name).refused[refused.reason] += 1

@@ -10,6 +10,8 @@ Nobody ever shows a certificate whose root a connected peer does not have yet. "
 or were within the endpoints' grace; who does not answer holds a phase up for `Pace.patience` at most, and finds the
 newest state when it comes back, the bundle before the identity. After everybody has answered a phase lasts `settle`
 longer, for those who stand behind somebody that answers: an Envoy on its worker's SDS socket, an Envoy's own threads.
+RENEW lasts `finish` longer: whoever has begun a handshake with its old identity must still find the old root. Where a
+busy machine takes longer for a handshake, it fails, unless whoever dials dials again, as our worker does where it can.
 
 An update while another one is under way starts again at INTRODUCE, with one more root in the bundle. A root that nobody
 was given an identity of is left out then, so that the bundle grows only if identities really are of many roots; beyond
@@ -48,12 +50,13 @@ class Phase(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How long a phase waits for clients that do not answer, how long after the last answer, and for how long
-    certificates of a root that has gone still open the xDS port."""
+    """How long a phase waits for clients that do not answer, how long after the last answer (`finish`: in RENEW), and
+    for how long certificates of a root that has gone still open the xDS port."""
 
     patience: timedelta = timedelta(seconds=10)
     # An Envoy takes a secret from its worker's socket and hands it to its threads within 10 ms.
     settle: timedelta = timedelta(milliseconds=200)
+    finish: timedelta = timedelta(seconds=1)
     grace: timedelta = timedelta(minutes=10)
 
 
@@ -165,7 +168,7 @@ class Rotation:
             self.behind += 1
         else:
             self._calm = self._calm or now
-            if now - self._calm < self.pace.settle:
+            if now - self._calm < (self.pace.finish if self.phase is Phase.RENEW else self.pace.settle):
                 return False
         self._enter(_NEXT[self.phase], now)
         return True

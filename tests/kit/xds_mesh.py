@@ -62,7 +62,7 @@ def gateway_certificate(*names: x509.GeneralName, ca: bool = False) -> tuple[x50
 
 
 # Phases of a rotation that go on as soon as everybody has answered, on a clock that stands still.
-PROMPT = Pace(settle=timedelta(0))
+PROMPT = Pace(settle=timedelta(0), finish=timedelta(0))
 
 
 class Town:
