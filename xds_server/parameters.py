@@ -25,7 +25,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from manifests.errors import Problem
 from manifests.model import FileValue, Manifest, Marble
@@ -92,6 +92,10 @@ class _SecretValue(Struct):
 
 def render(marble: Marble, data: TemplateData) -> tuple[dict[str, bytes], dict[str, bytes]]:
     """Files and environment with all templates filled in. Raises ParametersError."""
+    if next(_templated(marble), None) is None:
+        parameters = marble.parameters
+        files, env = ({name: value.data for name, value in of.items()} for of in (parameters.files, parameters.env))
+        return files, env
     values, budget = _values(data), Budget(_MARBLE_WORK)
     files = {
         name: _one(value, values, budget, _FILE_FUNCTIONS, f'parsing secrets for file "{name}"')
@@ -231,11 +235,12 @@ def _marblerun(data: TemplateData) -> Struct:
             holder(certificate.public_bytes(Encoding.DER))
             for certificate in (data.ca.root, data.ca.marble_root, data.ca.intermediate)
         )
-        key = data.marble_certificate.key.load()
+        leaf = data.marble_certificate.leaf
         own = holder(
-            data.marble_certificate.leaf.public_bytes(Encoding.DER),
-            key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
-            key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
+            leaf.public_bytes(Encoding.DER),
+            leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+            # Our own PKCS#8 PEM: loading the key to write it again would take longer than all the rest.
+            base64.b64decode(b"".join(data.marble_certificate.key.pem.strip().split(b"\n")[1:-1])),
         )
     fields = {
         "RootCA": marble_root,
