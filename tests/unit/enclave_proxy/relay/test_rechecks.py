@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from enclave_proxy.counters import Refusal
 from enclave_proxy.relay import Relay
-from enclave_proxy.relay_config import PeerRule, RelayConfig
+from enclave_proxy.relay_config import PeerRule, RelayConfig, TcpAddress
+from sds.ca import CertificateAuthority
 from sds.material import TrustBundle
-from sds.tls import client_context
+from sds.tls import client_context, server_context
 from tests.kit.mesh_relay import App, Streams, ask, dial, hang_up, inbound, only, outbound, port, relay, try_to_ask
 from tests.kit.pki import make_ca, marble, now, shared_ca
 
@@ -86,6 +90,50 @@ async def test_an_instance_that_was_turned_out_loses_what_is_open_in_both_direct
         assert made.counters.of("out").ended == {Refusal.REVOKED: 1}
         for streams in (into, out, other):
             await hang_up(streams)
+
+
+async def test_a_root_that_comes_during_a_handshake_makes_the_worker_dial_again(tmp_path: Path) -> None:
+    """The peer was busy: by the time it answers it shows an identity that our context did not know when we dialled."""
+    old = make_ca()
+    new = old.rotate(now())
+    both = TrustBundle(old.bundle.pem + new.bundle.pem)
+    context = server_context(marble(new, "backend"), both, require_client_certificate=True)
+    with socket.create_server(("127.0.0.1", 0)) as peer:
+        peer.setblocking(False)
+        where = TcpAddress(*peer.getsockname())
+        await dialled_again(peer, where, context, (old, both), tmp_path)
+
+
+async def dialled_again(
+    peer: socket.socket,
+    where: TcpAddress,
+    context: ssl.SSLContext,
+    roots: tuple[CertificateAuthority, TrustBundle],
+    tmp_path: Path,
+) -> None:
+    loop = asyncio.get_running_loop()
+    old, both = roots
+
+    async def serve(connection: socket.socket) -> None:
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        with suppress(ConnectionError, ssl.SSLError):
+            transport, _ = await loop.connect_accepted_socket(lambda: protocol, connection, ssl=context)
+            transport.write(await reader.read(4))
+
+    route = outbound(old, tmp_path / "out.sock", where)
+    async with relay() as made:
+        await made.apply(RelayConfig(outbound=(route,)))
+        streams = await asyncio.open_unix_connection(str(tmp_path / "out.sock"))
+        first, _ = await loop.sock_accept(peer)
+        await made.apply(RelayConfig(outbound=(replace(route, bundle=both),)))
+        await serve(first)
+        second, _ = await loop.sock_accept(peer)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(serve(second))
+            assert await ask(streams) == b"ping"
+        assert made.counters.of("out").refused == {}
+        await hang_up(streams)
 
 
 async def test_an_instance_that_was_turned_out_is_refused_and_may_come_back(tmp_path: Path) -> None:
