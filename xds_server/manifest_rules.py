@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from manifests.errors import ManifestError, ManifestSyntaxError, Problem
-from manifests.model import Manifest
+from manifests.model import Manifest, SecretType
 from manifests.parse import parse
 from sds.ca import CertificateAuthority
 from xds_server.activation import oversized
@@ -15,6 +17,10 @@ from xds_server.unsupported import unsupported
 
 # A manifest of 16 MiB holds 3 000 files of 5 KiB; real ones are below 100 KiB.
 MAX_MANIFEST = 16 * 1024 * 1024
+# Anybody may set the first manifest, and every RSA key in it is searched for while all other changes wait. The search
+# takes 0.05 s for 2048 bits and grows with the fourth power; 30 s are 600 keys of 2048 bits or 37 of 4096.
+_RSA_SECONDS = 0.05
+MAX_RSA_SECONDS = 30
 _MAX_PROBLEMS = 20  # told to the client; a manifest with more is fixed from the top
 
 
@@ -31,7 +37,7 @@ def accepted(raw: bytes, ca: CertificateAuthority) -> Manifest:
         raise ManifestRefused(f"unmarshaling manifest: {e}") from e
     except ManifestError as e:
         raise ManifestRefused(f"checking manifest: {_list(e.problems)}") from e
-    problems = (*unsupported(manifest), *oversized(manifest))
+    problems = (*unsupported(manifest), *oversized(manifest), *_laborious(manifest))
     if problems:
         raise ManifestRefused(f"checking manifest: {_list(problems)}")
     try:
@@ -39,6 +45,15 @@ def accepted(raw: bytes, ca: CertificateAuthority) -> Manifest:
     except SnapshotError as e:
         raise ManifestRefused(f"checking manifest: {e}") from e
     return manifest
+
+
+def _laborious(manifest: Manifest) -> Iterator[Problem]:
+    made = (secret for secret in manifest.secrets.values() if not secret.user_defined)
+    sizes = [secret.size for secret in made if secret.type is SecretType.CERT_RSA]
+    seconds = sum(_RSA_SECONDS * (size / 2048) ** 4 for size in sizes)
+    if seconds > MAX_RSA_SECONDS:
+        text = f"{len(sizes)} RSA keys take about {seconds:.0f} s to generate, at most {MAX_RSA_SECONDS} s are accepted"
+        yield Problem("Secrets", f"{text}: use cert-ecdsa")
 
 
 def _list(problems: tuple[Problem, ...]) -> str:

@@ -37,8 +37,8 @@ class TlsFrontConfig:
     """Limits of one port; seconds and counts.
 
     An open connection costs about 60 KiB in OpenSSL and 100 KiB with a request in flight: 512 of them are 50 MiB.
-    `max_per_source` keeps room for others when one machine (IPv6: one /64) opens all it can; half of the port, because
-    behind a load balancer or a node's address translation many honest clients are one source.
+    One source (an IPv4 address, an IPv6 /64) gets half of both: so one machine cannot keep others out, and many honest
+    clients behind one load balancer or one node's address translation still find room.
     """
 
     alpn: tuple[bytes, ...]
@@ -48,7 +48,6 @@ class TlsFrontConfig:
     idle_timeout: float = 60.0
     close_timeout: float = 5.0
     max_connections: int = 512
-    max_per_source: int = 256
     max_handshakes: int = 256
 
 
@@ -63,7 +62,7 @@ class Port(Protocol):
 
     def forget(self, connection: Connection) -> None: ...
 
-    def shaking(self, change: int) -> None: ...
+    def shaking(self, connection: Connection, change: int) -> None: ...
 
     def context(self) -> SSL.Context | None: ...
 
@@ -186,7 +185,7 @@ class Connection(asyncio.Protocol):
         self._tls = SSL.Connection(context, None)
         self._tls.set_accept_state()
         self._handshaking = True
-        self._port.shaking(+1)
+        self._port.shaking(self, +1)
         self._arm(self._port.config.handshake_timeout, "handshake took too long")
 
     def data_received(self, data: bytes) -> None:
@@ -264,7 +263,7 @@ class Connection(asyncio.Protocol):
     def _end_handshake(self) -> None:
         if self._handshaking:
             self._handshaking = False
-            self._port.shaking(-1)
+            self._port.shaking(self, -1)
 
     def _refuse(self, reason: str) -> None:
         """Let an alert that is already in the buffer reach the peer, then close."""

@@ -35,7 +35,8 @@ class TlsFront:
         self._credential = credential
         self._context: tuple[ServerCredential, SSL.Context] | None = None
         self._connections: set[Connection] = set()
-        self._sources: Counter[str] = Counter()
+        self._sources: Counter[str] = Counter()  # connections
+        self._shaking: Counter[str] = Counter()  # handshakes
         self._server: asyncio.Server | None = None
 
     @property
@@ -71,25 +72,24 @@ class TlsFront:
         if self.handshakes >= self.config.max_handshakes:
             return f"too many handshakes in flight ({self.config.max_handshakes})"
         source = source_of(connection.host)
-        if self._sources[source] >= self.config.max_per_source:
-            return f"too many connections from {source} ({self.config.max_per_source})"
+        if self._sources[source] >= (self.config.max_connections + 1) // 2:
+            return f"too many connections from {source} ({self._sources[source]})"
+        if self._shaking[source] >= (self.config.max_handshakes + 1) // 2:
+            return f"too many handshakes in flight from {source} ({self._shaking[source]})"
         self._connections.add(connection)
-        self._sources[source] += 1
+        _count(self._sources, connection, +1)
         return None
 
-    def shaking(self, change: int) -> None:
+    def shaking(self, connection: Connection, change: int) -> None:
         """A handshake begins (+1) or ends (-1)."""
         self.handshakes += change
+        _count(self._shaking, connection, change)
 
     def forget(self, connection: Connection) -> None:
         """The connection is gone."""
-        if connection not in self._connections:
-            return  # never admitted
-        self._connections.discard(connection)
-        source = source_of(connection.host)
-        self._sources[source] -= 1
-        if not self._sources[source]:
-            del self._sources[source]
+        if connection in self._connections:  # else it was never admitted
+            self._connections.discard(connection)
+            _count(self._sources, connection, -1)
 
     def context(self) -> SSL.Context | None:
         """The context of the certificate that is current *now*; None while there is none."""
@@ -104,6 +104,14 @@ class TlsFront:
             )
             self._context = (credential, context)
         return self._context[1]
+
+
+def _count(counter: Counter[str], connection: Connection, change: int) -> None:
+    """Sources that have nothing left are forgotten, or every address that ever came would stay."""
+    source = source_of(connection.host)
+    counter[source] += change
+    if not counter[source]:
+        del counter[source]
 
 
 def source_of(host: str) -> str:
