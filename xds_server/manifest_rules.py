@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from manifests.errors import ManifestError, ManifestSyntaxError, Problem
-from manifests.model import Manifest, SecretType
+from manifests.model import Manifest, Secret, SecretType
 from manifests.parse import parse
 from sds.ca import CertificateAuthority
 from xds_server.activation import oversized
@@ -17,10 +17,14 @@ from xds_server.unsupported import unsupported
 
 # A manifest of 16 MiB holds 3 000 files of 5 KiB; real ones are below 100 KiB.
 MAX_MANIFEST = 16 * 1024 * 1024
-# Anybody may set the first manifest, and every RSA key in it is searched for while all other changes wait. The search
-# takes 0.05 s for 2048 bits and grows with the fourth power; 30 s are 600 keys of 2048 bits or 37 of 4096.
+# Anybody may set the first manifest, so what it makes us generate is bounded. All other changes wait meanwhile: an RSA
+# key of 2048 bits takes 0.05 s to find, growing with the fourth power of its size, any other certificate 0.001 s; 30 s
+# are 600 RSA keys of 2048 bits or 37 of 4096. And everything is kept in memory and written whole at each change: no
+# Marble can be given more than 3 MiB of it anyway.
 _RSA_SECONDS = 0.05
-MAX_RSA_SECONDS = 30
+_CERTIFICATE_SECONDS = 0.001
+MAX_SECONDS = 30
+MAX_GENERATED_BYTES = 16 * 1024 * 1024
 _MAX_PROBLEMS = 20  # told to the client; a manifest with more is fixed from the top
 
 
@@ -48,12 +52,25 @@ def accepted(raw: bytes, ca: CertificateAuthority) -> Manifest:
 
 
 def _laborious(manifest: Manifest) -> Iterator[Problem]:
-    made = (secret for secret in manifest.secrets.values() if not secret.user_defined)
-    sizes = [secret.size for secret in made if secret.type is SecretType.CERT_RSA]
-    seconds = sum(_RSA_SECONDS * (size / 2048) ** 4 for size in sizes)
-    if seconds > MAX_RSA_SECONDS:
-        text = f"{len(sizes)} RSA keys take about {seconds:.0f} s to generate, at most {MAX_RSA_SECONDS} s are accepted"
-        yield Problem("Secrets", f"{text}: use cert-ecdsa")
+    """Secrets that would take too long to generate, or too much room to keep."""
+    made = [secret for secret in manifest.secrets.values() if not secret.user_defined]
+    seconds = sum(_seconds(secret) for secret in made)
+    if seconds > MAX_SECONDS:
+        text = f"certificates take about {seconds:.0f} s to generate, at most {MAX_SECONDS} s are accepted"
+        yield Problem("Secrets", f"{text}: use cert-ecdsa instead of cert-rsa, or fewer")
+    room = sum(secret.size // 8 for secret in made if secret.type is SecretType.SYMMETRIC_KEY)
+    if room > MAX_GENERATED_BYTES:
+        yield Problem("Secrets", f"symmetric keys of {room} bytes in all, at most {MAX_GENERATED_BYTES} are kept")
+
+
+def _seconds(secret: Secret) -> float:
+    match secret.type:
+        case SecretType.CERT_RSA:
+            return _RSA_SECONDS * (secret.size / 2048) ** 4
+        case SecretType.CERT_ECDSA | SecretType.CERT_ED25519:
+            return _CERTIFICATE_SECONDS
+        case _:
+            return 0.0
 
 
 def _list(problems: tuple[Problem, ...]) -> str:

@@ -80,7 +80,11 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "10 MB of zeros": (lambda: bytes(10_000_000), "unmarshaling manifest: "),
     "a file of 7.5 MB": (large_file, "can be sent"),
     "10 000 types": (lambda: marbles(10_000), "10000 types, at most 4000 can be served"),
-    "a day of RSA keys": (lambda: secrets(1000, Type="cert-rsa", Size=8192, Shared=True), "RSA keys take about"),
+    "a day of RSA keys": (lambda: secrets(1000, Type="cert-rsa", Size=8192, Shared=True), "certificates take about"),
+    "1 GB of keys": (
+        lambda: secrets(1000, Type="symmetric-key", Size=8 * 2**20, Shared=True),
+        "at most 16777216 are kept",
+    ),
 }
 
 
