@@ -29,8 +29,8 @@ from xds_server.metrics import CoordinatorMetrics
 from xds_server.tls_front import TlsTransport
 
 ALPN = (b"h2", b"http/1.1")
-# Anybody may upload until a manifest is set: four of the largest at once.
-BODY_BUDGET = 4 * MANIFEST_BODY
+# Anybody may upload until a manifest is set: two of the largest at once, which take as much again while decoded.
+BODY_BUDGET = 2 * MANIFEST_BODY
 # What clients take for granted before they have read our settings: with less, Go's loses its first requests.
 MAX_STREAMS = 100
 
