@@ -146,10 +146,14 @@ def unknown_field(message: Message) -> str | None:
 
 def _spiffe_ids(text: bytes) -> frozenset[str]:
     """Strict: a line that was not understood would be an instance that is still let in."""
-    try:
-        return frozenset(str(SpiffeId.parse(line)) for line in text.decode("ascii").splitlines())
-    except (UnicodeError, IdentityError) as e:
-        raise MaterialError(f"list of revoked instances: {e}") from None
+    names = set()
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            names.add(str(SpiffeId.parse(line.decode("ascii"))))
+        except (UnicodeError, IdentityError):
+            # The line is not quoted: it came in a secret, and may be one.
+            raise MaterialError(f"list of revoked instances: line {number} is not a SPIFFE ID") from None
+    return frozenset(names)
 
 
 def _inline(source: envoy_pb2.DataSource, what: str) -> bytes:

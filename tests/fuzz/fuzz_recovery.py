@@ -8,10 +8,10 @@ mutations. The input: a length byte and that much of a signature, then the secre
 from __future__ import annotations
 
 import functools
-import sys
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from tests.fuzz.driver import run
 from tests.kit.records import owners
 from xds_server.recovery import RecoveryError, RecoverySession, RecoveryTerms, new_recovery
 from xds_server.store_errors import WrongKey
@@ -58,14 +58,5 @@ def _ephemeral() -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(public_exponent=65537, key_size=4096)
 
 
-def main() -> None:
-    try:
-        import atheris
-    except ImportError:
-        sys.exit("atheris is not installed")
-    atheris.Setup(sys.argv, fuzz_one)
-    atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    run(fuzz_one, SEEDS)

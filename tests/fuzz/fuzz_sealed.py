@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import secrets
-import sys
 
 from manifests.parse import parse
+from tests.fuzz.driver import run
 from tests.kit.records import manifest_bytes, records
 from tests.kit.stores import sealed_by
 from xds_server.records_json import Writer
@@ -62,14 +62,5 @@ def _state(data: bytes) -> None:
         raise AssertionError(f"what was read is not what is written: {sorted(json.loads(data))}")
 
 
-def main() -> None:
-    try:
-        import atheris
-    except ImportError:
-        sys.exit("atheris is not installed")
-    atheris.Setup(sys.argv, fuzz_one)
-    atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    run(fuzz_one, SEEDS)

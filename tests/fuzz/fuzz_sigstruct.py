@@ -8,10 +8,10 @@ mutations.
 from __future__ import annotations
 
 import io
-import sys
 
 from marblemesh.package_info import PackageInfoError
 from marblemesh.package_info.read import parse_package
+from tests.fuzz.driver import run
 from tests.kit.sigstruct import elf, modulus, sigstruct
 
 SEEDS = (
@@ -34,14 +34,5 @@ def fuzz_one(data: bytes) -> None:
         raise AssertionError("somebody else's signature was accepted")
 
 
-def main() -> None:
-    try:
-        import atheris
-    except ImportError:
-        sys.exit("atheris is not installed")
-    atheris.Setup(sys.argv, fuzz_one)
-    atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    run(fuzz_one, SEEDS)

@@ -6,9 +6,8 @@ python tests/fuzz/fuzz_template.py      needs atheris
 
 from __future__ import annotations
 
-import sys
-
 from manifests.template import Budget, TemplateError, parse
+from tests.fuzz.driver import run
 from tests.kit.template_data import DATA, FUNCTIONS
 
 # Little work is allowed, so that the fuzzer is not slowed down by loops.
@@ -30,13 +29,5 @@ def fuzz_one(data: bytes) -> None:
         raise AssertionError("a name is no string")
 
 
-def main() -> None:
-    import atheris
-
-    atheris.instrument_all()
-    atheris.Setup(sys.argv, fuzz_one)
-    atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    run(fuzz_one)

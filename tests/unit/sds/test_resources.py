@@ -126,3 +126,13 @@ def test_a_list_of_revoked_instances_is_bounded_and_keeps_the_first_ones() -> No
     assert isinstance(kept, RevokedInstances)
     assert names[0] in kept.names
     assert names[-1] not in kept.names
+
+
+def test_a_list_of_revoked_instances_that_is_something_else_is_not_quoted() -> None:
+    """It came as a secret, and may be one. Found by fuzzing."""
+    key = b"-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49"
+    body = revoked_secret(["spiffe://t.test/marble/web/1"]).body
+    secret = envoy_pb2.Secret.FromString(body)
+    secret.generic_secret.secret.inline_bytes = key
+    with pytest.raises(MaterialError, match=r"line 1 is not a SPIFFE ID$"):
+        read_secret(secret.SerializeToString())
