@@ -11,7 +11,7 @@ import pkgutil
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("relay",)
+BENCHMARKS = ("activation", "relay")
 
 
 def main() -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Marble API from the Marble's side: one call, `/rpc.Marble/Activate` (marblerun-wire 4).
+"""The Marble API from the Marble's side: one call, `/rpc.Marble/Activate`.
 
 TLS shows the certificate that the quote vouches for. The server is not verified here unless its key was pinned by
 attestation: MarbleRun's premain does not do it either, and what protects a Marble without a pin is only that its peers

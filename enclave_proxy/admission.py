@@ -14,7 +14,7 @@ from cryptography import x509
 
 from enclave_proxy.counters import Refusal
 from enclave_proxy.errors import ProxyError
-from enclave_proxy.relay_config import PeerRule
+from enclave_proxy.relay_config import PeerRule, uris_of
 from sds.x509_errors import X509_ERRORS
 
 # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED (x509_vfy.h).
@@ -34,22 +34,37 @@ class Refused(ProxyError):
         self.detail = detail
 
 
-def admit(rule: PeerRule, certificate_der: bytes | None) -> None:
-    """Raise Refused unless the peer with this (verified) certificate may talk. None: it showed no certificate.
+def admit(
+    rule: PeerRule, certificate_der: bytes | None, revoked: frozenset[str] = frozenset()
+) -> x509.Certificate | None:
+    """The (verified) certificate of a peer that may talk, parsed; None: it showed none. Raises Refused.
+
+    `revoked`: URI names of instances that were turned out of the mesh.
+    """
+    try:
+        certificate = None if certificate_der is None else x509.load_der_x509_certificate(certificate_der)
+    except X509_ERRORS:
+        raise Refused(Refusal.UNTRUSTED, "peer certificate cannot be read") from None
+    if (refused := objection(rule, certificate, revoked)) is not None:
+        raise refused
+    return certificate
+
+
+def objection(rule: PeerRule, certificate: x509.Certificate | None, revoked: frozenset[str]) -> Refused | None:
+    """Why a peer may not talk, or no longer; None if it may.
 
     A peer without certificate gets here only where the listener does not require one; then there must be no rule that
     it would have to satisfy.
     """
-    if certificate_der is None:
+    if certificate is None:
         if rule.matchers:
-            raise Refused(Refusal.NO_CERTIFICATE, "peer has no certificate, but only named peers may connect")
-        return
-    try:
-        certificate = x509.load_der_x509_certificate(certificate_der)
-    except X509_ERRORS:
-        raise Refused(Refusal.UNTRUSTED, "peer certificate cannot be read") from None
+            return Refused(Refusal.NO_CERTIFICATE, "peer has no certificate, but only named peers may connect")
+        return None
+    if revoked and (names := revoked.intersection(uris_of(certificate))):
+        return Refused(Refusal.REVOKED, f"peer was turned out of the mesh: {min(names)}")
     if reason := rule.allows(certificate):
-        raise Refused(Refusal.PEER_NOT_ALLOWED, reason)
+        return Refused(Refusal.PEER_NOT_ALLOWED, reason)
+    return None
 
 
 def handshake_refusal(error: OSError) -> Refused:

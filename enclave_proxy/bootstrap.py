@@ -49,7 +49,7 @@ class Credentials:
 
     @classmethod
     def from_env(cls, env: Mapping[str, bytes], now: datetime) -> Self:
-        """Read the four predefined variables (marblerun-wire 4.4, step 10). Raises ParametersError."""
+        """Read the four predefined variables. Raises ParametersError."""
         try:
             identity = Identity(env[_CHAIN], PrivateKey(env[_KEY]))
             bundle, coordinator_root = TrustBundle(env[_BUNDLE]), TrustBundle(env[_COORDINATOR])

@@ -9,13 +9,14 @@ from enum import StrEnum
 
 
 class Refusal(StrEnum):
-    """Why a connection was not served. The values are metric labels."""
+    """Why a connection was not served, or was ended by us. The values are metric labels."""
 
     PLAINTEXT = "plaintext"
     NO_CERTIFICATE = "no_certificate"
     UNTRUSTED = "untrusted"
     EXPIRED = "expired"
     PEER_NOT_ALLOWED = "peer_not_allowed"
+    REVOKED = "revoked"
     REFUSED_BY_PEER = "refused_by_peer"
     TLS_ERROR = "tls_error"
     ABORTED = "aborted"
@@ -42,6 +43,8 @@ class ListenerCounters:
     sent: int = 0
     """payload bytes to the side that connected to us"""
     refused: Counter[Refusal] = field(default_factory=Counter)
+    ended: Counter[Refusal] = field(default_factory=Counter)
+    """joined connections that were cut off because their peer may no longer talk"""
 
 
 @dataclass(slots=True)

@@ -48,6 +48,11 @@ class CommandError(ProxyError):
     exit_code = 127
 
 
+class Revoked(ProxyError):
+    """The Coordinator has turned this Marble out of the mesh. It was cut off; to come back it must be activated anew,
+    as something that the manifest allows."""
+
+
 class RoutesError(ProxyError):
     """A pushed resource says something that this worker cannot enforce, or that makes no sense. Becomes a NACK."""
 

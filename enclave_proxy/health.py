@@ -25,9 +25,12 @@ class Health:
     counters: RelayCounters | None = None
     app_running: bool = False
     ending: bool = False
+    revoked: str = ""
 
     def not_ready(self) -> str | None:
         """Why this Marble cannot serve, or None. The Coordinator's absence is no reason: traffic goes on without it."""
+        if self.revoked:
+            return self.revoked
         if self.ending:
             return "ending"
         if self.store is None or self.session is None:

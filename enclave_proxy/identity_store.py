@@ -6,11 +6,13 @@ What stands here has passed the check that a peer would make; a pushed identity 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 
 from enclave_proxy.bootstrap import Credentials
 from sds.discovery_types import View
+from sds.identity import IdentityError
 from sds.latest import Latest
 from sds.material import Identity, TrustBundle, check_bundle, check_identity
 from sds.resources import BUNDLE_NAME, IDENTITY_NAME, SECRET, bundle_secret, identity_secret
@@ -50,8 +52,19 @@ class IdentityStore:
         self._credentials = credentials
         await self.view.publish(_view(credentials))
 
+    async def withdraw(self) -> None:
+        """Give nothing to anybody any more: this Marble was turned out of the mesh."""
+        await self.view.publish({SECRET: {}})
+
 
 def _view(credentials: Credentials) -> View:
-    identity = identity_secret(IDENTITY_NAME, credentials.identity)
-    bundle = bundle_secret(BUNDLE_NAME, credentials.bundle)
-    return {SECRET: {IDENTITY_NAME: identity, BUNDLE_NAME: bundle}}
+    """Under the names that Istio and SPIRE users write, and by SPIFFE ID and trust domain, as the Coordinator does."""
+    identities, bundles = [IDENTITY_NAME], [BUNDLE_NAME]
+    # A MarbleRun Coordinator's leaf has no SPIFFE ID.
+    with suppress(IdentityError):
+        spiffe_id = credentials.identity.spiffe_id
+        identities.append(str(spiffe_id))
+        bundles.append(f"spiffe://{spiffe_id.trust_domain}")
+    secrets = [identity_secret(name, credentials.identity) for name in identities]
+    secrets += [bundle_secret(name, credentials.bundle) for name in bundles]
+    return {SECRET: {secret.name: secret for secret in secrets}}

@@ -41,6 +41,7 @@ class WorkerCollector(Collector):
         info.add_metric([health.marble_type, health.uuid, str(health.simulation).lower()], 1)
         yield info
         yield _gauge("ready", "1 if this Marble serves", health.not_ready() is None)
+        yield _gauge("revoked", "1 if the Coordinator has turned this Marble out", bool(health.revoked))
         if health.store is not None:
             yield from _certificates(health.store)
         if health.session is not None:
@@ -90,6 +91,9 @@ def _relay(counters: RelayCounters) -> Iterator[Metric]:
     refused = CounterMetricFamily(
         f"{_PREFIX}connections_refused", "Connections not served", labels=["listener", "reason"]
     )
+    ended = CounterMetricFamily(
+        f"{_PREFIX}connections_ended", "Joined connections cut off by a change of rules", labels=["listener", "reason"]
+    )
     for name, numbers in list(counters.listeners.items()):
         accepted.add_metric([name], numbers.accepted)
         joined.add_metric([name], numbers.established)
@@ -99,7 +103,9 @@ def _relay(counters: RelayCounters) -> Iterator[Metric]:
         payload.add_metric([name, "sent"], numbers.sent)
         for reason, count in numbers.refused.items():
             refused.add_metric([name, reason.value], count)
-    yield from (accepted, joined, active, pending, payload, refused)
+        for reason, count in numbers.ended.items():
+            ended.add_metric([name, reason.value], count)
+    yield from (accepted, joined, active, pending, payload, refused, ended)
     yield _counter("configurations_applied", "Relay configurations that took effect", counters.applied)
     yield _counter("configurations_rejected", "Relay configurations that could not be put in force", counters.rejected)
     yield _counter("connection_bugs", "Connections that ended with an unexpected error", counters.bugs)

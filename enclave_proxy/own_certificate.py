@@ -42,7 +42,7 @@ class OwnCertificate:
 
     @classmethod
     def create(cls, dns_names: Sequence[str], ip_addresses: Sequence[str], now: datetime) -> Self:
-        """Make a key and speak for it, in the shapes that MarbleRun's premain uses (marblerun-wire 4.2, 5.2)."""
+        """Make a key and speak for it, in the shapes that MarbleRun's premain uses."""
         key = PrivateKey.generate_p384()
         private = key.load()
         if not isinstance(private, ec.EllipticCurvePrivateKey):

@@ -6,7 +6,7 @@ Outbound: app ─plain─► endpoint known? ► dial ► handshake ► name all
 
 `apply` first builds every context and binds every new socket, and only then swaps, in one step of the event loop:
 either the whole configuration takes effect or nothing of it. Live contexts are never changed; connections keep what
-they were accepted with.
+they were accepted with, except that those are cut off whose peer the new rules no longer let in (`live`).
 
 A peer that fails the handshake sees the connection end, not an alert: both event loops' TLS transports close without
 sending what OpenSSL has to say. The reason stands in our log and counters.
@@ -24,15 +24,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
+from cryptography import x509
+
 from enclave_proxy.admission import LogBudget, Refused, admit, handshake_refusal
 from enclave_proxy.counters import ListenerCounters, Refusal, RelayCounters
 from enclave_proxy.limits import Limits
 from enclave_proxy.listener import Listener, Serving, bind
 from enclave_proxy.listener import RelayError as RelayError
+from enclave_proxy.live import Joined, Live, rule_of
 from enclave_proxy.pump import Half, splice
 from enclave_proxy.relay_config import Address, Inbound, Outbound, RelayConfig, TcpAddress
 from enclave_proxy.task_set import TaskSet
-from enclave_proxy.upstream import dial_app, dial_peer, peer_certificate, tune
+from enclave_proxy.upstream import Admitted, dial_app, dial_peer, peer_certificate, tune
 from sds.errors import SdsError
 from sds.tls import client_context, server_context
 
@@ -67,6 +70,8 @@ class Relay:
         self._log = log
         self._limits = limits or Limits()
         self._listeners: dict[Key, Listener] = {}
+        self._live = Live()
+        self._revoked: frozenset[str] = frozenset()
         self._connections = TaskSet(self._bug)
         self._accepting = TaskSet(self._bug)
         # One count for each direction: a Marble that dials itself must not wait for its own slots.
@@ -86,7 +91,8 @@ class Relay:
         """Make `config` take effect as a whole, or raise RelayError and leave everything as it was.
 
         Listeners that stay keep their sockets and connections, and use the new routes and identities for what they
-        accept from now on. Listeners that go stop accepting; their connections live on.
+        accept from now on; connections whose peers they no longer allow end. Listeners that go stop accepting; their
+        connections live on.
         """
         async with self._applying:
             if self._closed:
@@ -99,6 +105,13 @@ class Relay:
             gone = self._swap(plan)
             for listener in gone:
                 await listener.close()
+
+    def turn_out(self, names: frozenset[str]) -> None:
+        """These instances (SPIFFE IDs) are no longer part of the mesh, and no others: whatever configuration is in
+        force, nothing is accepted from them or sent to them, and what is open ends now."""
+        if names != self._revoked:
+            self._revoked = names
+            self._end_unwelcome()
 
     async def close(self, drain: float = 0.0) -> None:
         """Stop accepting for good, let connections end by themselves for `drain` seconds, then cut off the rest."""
@@ -150,6 +163,7 @@ class Relay:
     def _swap(self, plan: _Plan) -> list[Listener]:
         """Put a plan into effect. No await in here: no connection is accepted between two of these lines."""
         gone = [listener for key, listener in self._listeners.items() if key not in plan.serving]
+        rules = {key: rule_of(listener.serving.route) for key, listener in self._listeners.items()}
         for key, serving in plan.serving.items():
             if key in plan.fresh:
                 plan.fresh[key].start(self._spawn_accepting, self._handle, self._cannot_accept)
@@ -160,7 +174,16 @@ class Relay:
         self.counters.applied += 1
         self._changed.set()
         self._changed = asyncio.Event()
+        if any(rules.get(key, rule) != rule for key, rule in ((k, rule_of(s.route)) for k, s in plan.serving.items())):
+            self._end_unwelcome()
         return gone
+
+    def _end_unwelcome(self) -> None:
+        for connection, why in self._live.unwelcome(self._revoked):
+            route = connection.listener.serving.route
+            self.counters.of(route.name).ended[why.reason] += 1
+            self._say("connection ended", route, why)
+            connection.task.cancel()
 
     def _spawn_accepting(self, body: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
         async def run() -> None:
@@ -197,28 +220,38 @@ class Relay:
         counters = self.counters.of(route.name)
         near = Half()
         far: Half | None = None
+        peer: x509.Certificate | None = None
         try:
             with _setting_up(counters, slots):
                 if isinstance(route, Inbound):
                     await self._accept_peer(connection, serving, near)
-                    admit(route.peers, peer_certificate(near))
+                    peer = admit(route.peers, peer_certificate(near), self._revoked)
                     far = await dial_app(route.upstream, self._limits)
                 else:
                     await _accept_app(connection, near)
-                    far = await self._reach_peer(listener, serving)
+                    far, peer = await self._reach_peer(listener)
         except Refused as refused:
             self._refused(route, refused)
         finally:
             if far is None:
                 await _dismiss(near)
         if far is not None:
-            await self._relay(near, far, counters)
+            await self._relay(near, far, Joined(listener, peer, _this_task()))
 
-    async def _relay(self, near: Half, far: Half, counters: ListenerCounters) -> None:
+    async def _relay(self, near: Half, far: Half, connection: Joined) -> None:
+        route = connection.listener.serving.route
+        counters = self.counters.of(route.name)
+        # The rules may have changed while it was being set up.
+        if (refused := connection.objection(self._revoked)) is not None:
+            self._refused(route, refused)
+            far.transport.abort()
+            await _dismiss(near)
+            return
         counters.established += 1
         counters.active += 1
         try:
-            await splice(near, far, self._limits.linger, partial(_received, counters), partial(_sent, counters))
+            with self._live.joined(connection):
+                await splice(near, far, self._limits.linger, partial(_received, counters), partial(_sent, counters))
         finally:
             counters.active -= 1
 
@@ -235,25 +268,40 @@ class Relay:
         except OSError as e:
             raise handshake_refusal(e) from None
 
-    async def _reach_peer(self, listener: Listener, serving: Serving) -> Half:
-        """Dial the peer; where no endpoint is known yet, wait a bounded time for a configuration that brings one."""
+    async def _reach_peer(self, listener: Listener) -> Admitted:
+        """Dial the peer, with what is current now.
+
+        A peer may show an identity of a root that came while its handshake waited for a busy machine; whoever knows
+        that root meanwhile dials once more, since not one byte of the app has left yet.
+        """
+        for _ in range(self._limits.attempts - 1):
+            serving = await self._with_endpoint(listener)
+            self._turn += 1
+            try:
+                return await dial_peer(serving, self._turn, self._limits, self._revoked)
+            except Refused as refused:
+                if refused.reason is not Refusal.UNTRUSTED or listener.serving is serving:
+                    raise
+        return await dial_peer(listener.serving, self._turn, self._limits, self._revoked)
+
+    async def _with_endpoint(self, listener: Listener) -> Serving:
+        """Where no endpoint is known yet, wait a bounded time for a configuration that brings one."""
         try:
             async with asyncio.timeout(self._limits.endpoint_wait):
-                while _lacks_endpoint(serving):
-                    changed = self._changed
-                    serving = listener.serving  # a newer one may have come since this connection was accepted
-                    if _lacks_endpoint(serving):
-                        await changed.wait()
+                while _lacks_endpoint(listener.serving):
+                    await self._changed.wait()
         except TimeoutError:
             wait = self._limits.endpoint_wait
             raise Refused(Refusal.NO_ENDPOINT, f"no endpoint became known within {wait:g} s") from None
-        self._turn += 1
-        return await dial_peer(serving, self._turn, self._limits)
+        return listener.serving
 
     def _refused(self, route: Route, refused: Refused) -> None:
         self.counters.of(route.name).refused[refused.reason] += 1
+        self._say("connection refused", route, refused)
+
+    def _say(self, event: str, route: Route, why: Refused) -> None:
         if self._budget.take():
-            self._log.info("connection refused", listener=route.name, reason=str(refused.reason), detail=refused.detail)
+            self._log.info(event, listener=route.name, reason=str(why.reason), detail=why.detail)
         else:
             self.counters.suppressed_logs += 1
 
@@ -299,6 +347,13 @@ async def _dismiss(near: Half) -> None:
     if near.connected:
         near.transport.abort()
         await asyncio.wait((near.closed,))
+
+
+def _this_task() -> asyncio.Task[object]:
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("a connection runs in a task of its own")
+    return task
 
 
 @contextmanager

@@ -129,6 +129,11 @@ class RelayConfig:
     outbound: tuple[Outbound, ...] = ()
 
 
+def uris_of(certificate: x509.Certificate) -> list[str]:
+    """All URI names of a certificate; none if they cannot be read, and then no rule matches it either."""
+    return _names(certificate).get("uri", [])
+
+
 def _names(certificate: x509.Certificate) -> dict[SanKind, list[str]]:
     try:
         san = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

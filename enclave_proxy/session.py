@@ -7,6 +7,8 @@ one that it has. The rule for the answer: a response is refused for what stands 
     listeners, clusters   cannot be enforced, cannot be bound           NACK, nothing changes
     secrets               would not be accepted by our own verifier     NACK, the last good one stays
     secrets, endpoints    fine, but the relay cannot use the whole      ACK, kept, and tried again later
+
+Who was turned out of the mesh comes as a secret too, and is in force at once, whatever else is missing.
 """
 
 from __future__ import annotations
@@ -27,7 +29,17 @@ from enclave_proxy.route_parts import Local
 from enclave_proxy.routes import Pushed, build
 from sds.discovery_client import DeltaClient, Update
 from sds.material import Identity, MaterialError, TrustBundle
-from sds.resources import BUNDLE_NAME, CLUSTER, ENDPOINT, IDENTITY_NAME, LISTENER, SECRET, read_secret
+from sds.resources import (
+    BUNDLE_NAME,
+    CLUSTER,
+    ENDPOINT,
+    IDENTITY_NAME,
+    LISTENER,
+    REVOKED_NAME,
+    SECRET,
+    RevokedInstances,
+    read_secret,
+)
 from sds.wire.discovery_pb2 import Node
 
 
@@ -36,6 +48,9 @@ class Relaying(Protocol):
 
     async def apply(self, config: RelayConfig) -> None:
         """Put the whole configuration in force, or raise a ProxyError and change nothing."""
+
+    def turn_out(self, names: frozenset[str]) -> None:
+        """End what is open with these instances, and admit them no more; others may talk again."""
 
 
 @dataclass(slots=True)
@@ -133,25 +148,31 @@ class Session:
         return ""
 
     async def _apply_secrets(self, update: Update) -> str:
-        secrets = {}
+        secrets: dict[str, Identity | TrustBundle] = {}
+        revoked: frozenset[str] | None = None
         for resource in update.resources:
             name, secret = read_secret(resource.body)
             if name != resource.name:
                 raise MaterialError(f"secret {resource.name!r} calls itself {name!r}")
             self._check_kind(name, secret)
-            self._store.check(name, secret, self._now())
-            secrets[name] = secret
+            if isinstance(secret, RevokedInstances):
+                revoked = secret.names
+            else:
+                self._store.check(name, secret, self._now())
+                secrets[name] = secret
         for name in update.removed:
             code, text = update.errors.get(name, (0, "no longer there"))
             self._log.warning("secret not given, the last good one stays", secret=name, code=code, reason=text)
+        if revoked is not None and self._relay is not None:
+            self._relay.turn_out(revoked)
         self.pushed = self.pushed.with_secrets(secrets)
-        for name, secret in secrets.items():
-            await self._store.accept(name, secret)
-            if isinstance(secret, Identity):
-                self._log.info("new identity", secret=name, expires=secret.not_after.isoformat())
+        for name, material in secrets.items():
+            await self._store.accept(name, material)
+            if isinstance(material, Identity):
+                self._log.info("new identity", secret=name, expires=material.not_after.isoformat())
         return await self._try(self.pushed)
 
-    def _check_kind(self, name: str, secret: Identity | TrustBundle) -> None:
+    def _check_kind(self, name: str, secret: Identity | TrustBundle | RevokedInstances) -> None:
         expected = {IDENTITY_NAME: Identity, BUNDLE_NAME: TrustBundle}.get(name)
         if expected is not None and not isinstance(secret, expected):
             raise MaterialError(f"secret {name!r} is a {type(secret).__name__}, expected a {expected.__name__}")
@@ -181,7 +202,8 @@ class Session:
         self._unapplied = False
 
     def _resubscribe(self) -> None:
-        self.client.want(SECRET, self.pushed.wanted_secrets())
+        revoked = set() if self._relay is None else {REVOKED_NAME}
+        self.client.want(SECRET, self.pushed.wanted_secrets() | revoked)
         self.client.want(ENDPOINT, self.pushed.wanted_endpoints())
 
 

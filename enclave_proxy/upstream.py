@@ -11,12 +11,17 @@ import asyncio
 import socket
 from collections.abc import Sequence
 
+from cryptography import x509
+
 from enclave_proxy.admission import Refused, admit, handshake_refusal
 from enclave_proxy.counters import Refusal
 from enclave_proxy.limits import Limits
 from enclave_proxy.listener import Serving
 from enclave_proxy.pump import Half
 from enclave_proxy.relay_config import Address, DnsTarget, Outbound, TcpAddress, UnixAddress
+
+# A connected peer that may talk, and the certificate that it showed.
+Admitted = tuple[Half, x509.Certificate | None]
 
 
 async def dial_app(address: Address, limits: Limits) -> Half:
@@ -34,7 +39,7 @@ async def dial_app(address: Address, limits: Limits) -> Half:
     return half
 
 
-async def dial_peer(serving: Serving, turn: int, limits: Limits) -> Half:
+async def dial_peer(serving: Serving, turn: int, limits: Limits, revoked: frozenset[str] = frozenset()) -> Admitted:
     """Connect to one of the peer's endpoints, starting with number `turn`, and admit it before anything is sent.
 
     Raises the last endpoint's Refused if none can be used.
@@ -47,7 +52,8 @@ async def dial_peer(serving: Serving, turn: int, limits: Limits) -> Half:
     for attempt in range(min(len(endpoints), limits.attempts)):
         endpoint = endpoints[(turn + attempt) % len(endpoints)]
         try:
-            return await _dial_endpoint(endpoint, serving, route, limits)
+            half = await _dial_endpoint(endpoint, serving, route, limits)
+            return _admitted(half, route, revoked)
         except Refused as e:
             refused = Refused(e.reason, f"{endpoint}: {e.detail}")
     raise refused
@@ -71,12 +77,15 @@ async def _dial_endpoint(endpoint: TcpAddress, serving: Serving, route: Outbound
         )
     except OSError as e:
         raise handshake_refusal(e) from None
+    return half
+
+
+def _admitted(half: Half, route: Outbound, revoked: frozenset[str]) -> Admitted:
     try:
-        admit(route.peer, peer_certificate(half))
+        return half, admit(route.peer, peer_certificate(half), revoked)
     except Refused:
         half.transport.abort()
         raise
-    return half
 
 
 def peer_certificate(half: Half) -> bytes | None:

@@ -7,12 +7,18 @@
 The app starts when its sockets exist, that is when the first complete configuration is in force. If that does not
 happen in time it starts all the same, with a warning: an app that waits for its peers is better than one that is not
 there, and nothing is open that should not be.
+
+A Marble that the Coordinator turns out of the mesh (a manifest update, which no longer allows it) is cut off at once:
+listeners, connections, local socket. Its app is told to end (SIGTERM, after the drain time SIGKILL): it could reach
+nobody any more, and still holds secrets that the manifest no longer gives it. The worker then exits with 1, as one that
+was refused at its activation does, so that a supervisor sees a failure and not an end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -29,7 +35,7 @@ from enclave_proxy.backoff import Backoff
 from enclave_proxy.bootstrap import Activation, Activator, Credentials
 from enclave_proxy.child import Child
 from enclave_proxy.config import ERA_CONFIG, WorkerConfig
-from enclave_proxy.errors import ProxyError, StartError
+from enclave_proxy.errors import ProxyError, Revoked, StartError
 from enclave_proxy.health import Health
 from enclave_proxy.identity_store import IdentityStore
 from enclave_proxy.instance import RunDirectory, load_or_create_uuid
@@ -117,12 +123,24 @@ class Worker:
                 None if surroundings.pin is None else lambda: _credentials(activator),
                 self.log,
             )
-            stream = services.create_task(client.run())
-            await self._configured(client)
+            serving = _Serving(relay, services.create_task(self._follow(client, store, relay, health)))
             try:
-                return await self._run_app(command, activation.parameters, _Serving(relay, stream), health)
+                await self._configured(client, serving)
+                status = 0 if health.revoked else await self._run_app(command, activation.parameters, serving, health)
             finally:
-                stream.cancel()
+                serving.stream.cancel()
+        if health.revoked:
+            raise Revoked(health.revoked)
+        return status
+
+    async def _follow(self, client: XdsClient, store: IdentityStore, relay: Relay | None, health: Health) -> None:
+        """Do what the Coordinator says, until it says that this Marble is none any more."""
+        await client.run()
+        health.revoked = client.revoked
+        self.log.error("turned out of the mesh: cut off, and the app is told to end", reason=client.revoked)
+        await store.withdraw()
+        if relay is not None:
+            await relay.close()
 
     async def _run_app(
         self, command: tuple[str, ...], parameters: AppParameters, serving: _Serving, health: Health
@@ -135,9 +153,13 @@ class Worker:
         self.log.info("app started", pid=child.pid, program=command[0])
         try:
             async with asyncio.TaskGroup() as group:
-                drain = group.create_task(self._drain_when_told(child, serving, health))
+                watching = [
+                    group.create_task(self._drain_when_told(child, serving, health)),
+                    group.create_task(self._end_when_revoked(child, serving)),
+                ]
                 status = await child.wait()
-                drain.cancel()
+                for task in watching:
+                    task.cancel()
         finally:
             health.app_running = False
             if child.kill():
@@ -157,11 +179,20 @@ class Worker:
             if serving.relay is not None:
                 group.create_task(serving.relay.close(self.config.drain))
 
-    async def _configured(self, client: XdsClient) -> None:
+    async def _end_when_revoked(self, child: Child, serving: _Serving) -> None:
+        await asyncio.wait((serving.stream,))
+        if not serving.stream.cancelled():
+            child.send(signal.SIGTERM)
+            await child.end(self.config.drain)
+
+    async def _configured(self, client: XdsClient, serving: _Serving) -> None:
+        """Wait for the first complete configuration, or the end of the stream."""
         started = time.monotonic()
         try:
-            async with asyncio.timeout(CONFIGURATION_TIMEOUT):
-                await client.progress.wait()
+            async with asyncio.timeout(CONFIGURATION_TIMEOUT), asyncio.TaskGroup() as group:
+                progress = group.create_task(client.progress.wait())
+                await asyncio.wait((progress, serving.stream), return_when=asyncio.FIRST_COMPLETED)
+                progress.cancel()
         except TimeoutError:
             self.log.warning("no complete configuration in time, the app starts without", seconds=CONFIGURATION_TIMEOUT)
         else:

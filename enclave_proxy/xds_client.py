@@ -8,6 +8,9 @@ A Coordinator that has lost its state has a new CA, so it looks like an impostor
 way to tell: attest it, and if it is the one that was meant, activate again and go over to its CA. Without a pin the
 last good configuration stays and the log says why: following whatever root shows up would let the host swap the
 Coordinator.
+
+A Coordinator that is ours and says that this Marble was turned out of the mesh (PERMISSION_DENIED, "revoked: ...") is
+believed at once and for good: the same attestation would be refused again.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from enclave_proxy.grpc_channel import CHANNEL_ERRORS, RawStream, SecureChannel,
 from enclave_proxy.identity_store import IdentityStore
 from enclave_proxy.session import Session
 from sds.discovery_client import MAX_RESPONSE_BYTES
+from sds.discovery_types import REVOKED
 from sds.errors import SdsError
 from sds.identity import COORDINATOR_DNS_NAME
 from sds.tls import client_context
@@ -45,7 +49,10 @@ Reactivate = Callable[[], Awaitable[Credentials]]
 
 
 class XdsClient:
-    """Runs until cancelled. `reactivate` gets new credentials from an attested Coordinator (None: there is no pin)."""
+    """Runs until cancelled, or until the Coordinator has turned this Marble out: then `revoked` says why.
+
+    `reactivate` gets new credentials from an attested Coordinator (None: there is no pin).
+    """
 
     def __init__(
         self,
@@ -64,13 +71,15 @@ class XdsClient:
         self._log = log
         self._applying = asyncio.Lock()
         self._told = ""
+        self.revoked = ""
         self.progress = asyncio.Event()  # set, and replaced by nobody, when the first configuration is complete
 
     async def run(self) -> None:
-        """Keep the stream up; never returns."""
+        """Keep the stream up; returns only if this Marble was turned out."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._retry_applying())
-            group.create_task(self._reconnect())
+            retrying = group.create_task(self._retry_applying())
+            await self._reconnect()
+            retrying.cancel()
 
     async def _reconnect(self) -> None:
         status = self._session.status
@@ -79,6 +88,9 @@ class XdsClient:
             try:
                 await self._stream()
             except (*CHANNEL_ERRORS, SdsError) as error:
+                if (revoked := revocation(error)) is not None:
+                    self.revoked = revoked
+                    return
                 await self._lost(error)
             finally:
                 status.connected = False
@@ -153,6 +165,14 @@ class XdsClient:
                 await self._session.retry()
             if self._session.configured:
                 self.progress.set()
+
+
+def revocation(error: BaseException) -> str | None:
+    """What the Coordinator says of why this Marble is no longer part of the mesh; None if it says no such thing."""
+    if isinstance(error, GRPCError) and error.status is Status.PERMISSION_DENIED:
+        text = error.message or ""
+        return text if text.startswith(REVOKED) else None
+    return None
 
 
 def is_disowned(error: BaseException) -> bool:

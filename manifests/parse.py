@@ -26,7 +26,7 @@ def parse(raw: bytes) -> Manifest:
     Raises ManifestSyntaxError (no JSON; has line and column) or ManifestError (`problems`: all of them, with paths).
     The text of the error begins with MarbleRun's own message where MarbleRun refuses the same thing.
     """
-    document = _shape(load(raw))
+    document = shape(load(raw))
     found = Findings()
     try:
         check(document, found)
@@ -39,7 +39,8 @@ def parse(raw: bytes) -> Manifest:
     return replace(manifest, warnings=tuple(found.warnings))
 
 
-def _shape(tree: Json) -> wire.ManifestWire:
+def shape(tree: Json) -> wire.ManifestWire:
+    """The members by name and JSON type, nothing of them decoded yet; raises ManifestError."""
     if not isinstance(tree, dict):
         raise ManifestError((Problem("", f"want a JSON object, got {wire.json_kind(tree)}"),))
     try:

@@ -81,9 +81,18 @@ class Channel:
         refused = any(name in self.view and self.view[name].version == v for name, v in self._nacked.items())
         return self.inflight is None and not refused and not self.changes() and not self.removals()
 
+    def is_current(self) -> bool:
+        """Whether the client has acknowledged the present content of everything that it asked for and that exists."""
+        covers = self.subscription.covers
+        return all(self._acked.get(name) == r.version for name, r in self.view.items() if covers(name))
+
     def batch(self, due: list[str]) -> list[str]:
         """The part of `due` that goes into one response: one secret (a bad one spoils its neighbours), one resource of
-        a refused response (to find the bad one), otherwise as many as the size limit allows."""
+        a refused response (to find the bad one), otherwise as many as the size limit allows.
+
+        `due` is sorted, so that `ROOTCA` goes before `default`: who comes back late has the new roots before the
+        identity that they vouch for.
+        """
         if self.type_url == SECRET:
             return due[:1]
         if self._alone:

@@ -202,6 +202,11 @@ class Stream(ABC):
 
     # ---- about
 
+    def is_current(self, type_url: str) -> bool:
+        """Whether the client holds what it asked for of a type, as it is in the view; true if it asked for nothing."""
+        channel = self._channels.get(type_url)
+        return channel is None or channel.is_current()
+
     @property
     def status(self) -> Mapping[str, TypeStatus]:
         """Where the client stands, by type URL: a plain value, without any content."""

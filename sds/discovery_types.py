@@ -41,6 +41,10 @@ PERMISSION_DENIED = 7
 INTERNAL = 13
 
 
+# How the text of a PERMISSION_DENIED begins that tells a Marble for good that it is no longer part of the mesh.
+REVOKED = "revoked: "
+
+
 class ProtocolError(SdsError):
     """The peer broke a rule of the protocol. `status` is the gRPC status name to end the stream with.
 

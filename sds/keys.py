@@ -36,6 +36,11 @@ class PrivateKey:
     """One private key: the PEM text of an unencrypted PKCS#8 (RFC 5958) or SEC 1 (RFC 5915) structure."""
 
     pem: bytes = field(repr=False)
+    # Reading a P-384 key costs OpenSSL a millisecond, as much as two signatures; a key is read once.
+    _loaded: SigningKey | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[type[PrivateKey], tuple[bytes]]:
+        return type(self), (self.pem,)  # the loaded key is OpenSSL's and stays in this process
 
     @classmethod
     def generate_p384(cls) -> Self:
@@ -49,10 +54,14 @@ class PrivateKey:
 
     @classmethod
     def _of(cls, key: ec.EllipticCurvePrivateKey) -> Self:
-        return cls(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        made = cls(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        object.__setattr__(made, "_loaded", key)
+        return made
 
     def load(self) -> SigningKey:
         """The usable key. Raises MaterialError for anything that cannot sign a TLS handshake safely."""
+        if self._loaded is not None:
+            return self._loaded
         if len(self.pem) > MAX_KEY_PEM:
             raise MaterialError(f"private key of {len(self.pem)} bytes, at most {MAX_KEY_PEM} are accepted")
         try:
@@ -64,6 +73,7 @@ class PrivateKey:
             raise MaterialError(f"RSA key of {key.key_size} bits, at least {MIN_RSA_BITS} are needed")
         if not isinstance(key, SigningKey):
             raise MaterialError("private key type cannot sign a TLS handshake: use ECDSA, Ed25519 or RSA")
+        object.__setattr__(self, "_loaded", key)
         return key
 
     def matches(self, public_key: PublicKeyTypes) -> bool:

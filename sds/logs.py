@@ -2,7 +2,7 @@
 """Logging for every program of the mesh: one line per event, constant text, facts in fields, secrets never.
 
 The message is a constant and what varies goes into fields, so that lines can be searched and counted. Library logs
-(asyncio, aiohttp, grpclib) pass through the same formatter. In simulation every line says so.
+(asyncio, aiohttp, grpclib) pass through the same formatter. In simulation, or without attestation, every line says so.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ def redact(text: str, limit: int = MAX_TEXT) -> str:
 
 
 def configure(
-    level: str, fmt: Literal["json", "console"], simulation: bool = False, stream: TextIO | None = None
+    level: str, fmt: Literal["json", "console"], mark: bool | str = False, stream: TextIO | None = None
 ) -> None:
     """Set up logging once per process, to standard error unless `stream` is given.
 
     `level` is a name of the logging module in any case ("debug", "INFO", …); an unknown one raises ValueError.
+    `mark` is a field that every line carries with the value true: `simulation` (or just True for it), or `insecure`.
     """
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None:
@@ -41,7 +42,7 @@ def configure(
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        *([_mark_simulation] if simulation else []),
+        *([_marker("simulation" if mark is True else mark)] if mark else []),
     ]
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_formatter(fmt, shared))
@@ -82,9 +83,12 @@ def _formatter(fmt: str, shared: list[Processor]) -> logging.Formatter:
     )
 
 
-def _mark_simulation(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    event["simulation"] = True
-    return event
+def _marker(field: str) -> Processor:
+    def mark(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        event[field] = True
+        return event
+
+    return mark
 
 
 def _redact_fields(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -120,9 +120,10 @@ def check_identity(identity: Identity, bundle: TrustBundle, now: datetime) -> No
             check_issued_by(certificate, issuer, intermediates=position)
         except MaterialError as e:
             raise MaterialError(f"chain is not in order at certificate {position + 1}: {e}") from None
+    # From the top: a chain that ends in the anchor itself needs no further signature check.
     if not any(
         _is_anchored(certificate, anchor, position, now)
-        for position, certificate in enumerate(identity.certificates)
+        for position, certificate in reversed(tuple(enumerate(identity.certificates)))
         for anchor in bundle.certificates
     ):
         raise MaterialError(

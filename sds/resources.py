@@ -8,11 +8,13 @@ A protobuf message prints its private key, so that no Secret leaves this module 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
+from sds.identity import IdentityError, SpiffeId
 from sds.keys import PrivateKey
 from sds.material import Identity, MaterialError, TrustBundle
 from sds.wire import envoy_pb2
@@ -25,9 +27,13 @@ SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret" 
 # What Istio and SPIRE users already write in their Envoy configurations.
 IDENTITY_NAME = "default"
 BUNDLE_NAME = "ROOTCA"
+# Which instances were turned out; '|' stands in no name that a manifest may give to a secret of its own.
+REVOKED_NAME = "revoked|instances"
 
 # An identity is about 4 KB, a bundle of 64 certificates 64 KB.
 MAX_SECRET = 2 * 1024 * 1024 + 64 * 1024
+# 10 000 revoked instances with names of usual length.
+MAX_REVOKED = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,13 @@ class Resource:
     name: str
     version: str
     body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RevokedInstances:
+    """The SPIFFE IDs of Marbles that nobody talks to any more, whatever their certificates say."""
+
+    names: frozenset[str] = frozenset()
 
 
 def make_resource(type_url: str, name: str, message: Message) -> Resource:
@@ -69,7 +82,21 @@ def bundle_secret(name: str, bundle: TrustBundle) -> Resource:
     return make_resource(SECRET, name, secret)
 
 
-def read_secret(body: bytes) -> tuple[str, Identity | TrustBundle]:
+def revoked_secret(names: Iterable[str]) -> Resource:
+    """A Secret that names revoked instances, the first ones first if there are more than fit."""
+    lines: list[str] = []
+    size = 0
+    for name in names:
+        size += len(name.encode()) + 1
+        if size > MAX_REVOKED:
+            break
+        lines.append(name)
+    text = envoy_pb2.DataSource(inline_bytes="\n".join(sorted(lines)).encode())
+    secret = envoy_pb2.Secret(name=REVOKED_NAME, generic_secret=envoy_pb2.GenericSecret(secret=text))
+    return make_resource(SECRET, REVOKED_NAME, secret)
+
+
+def read_secret(body: bytes) -> tuple[str, Identity | TrustBundle | RevokedInstances]:
     """The name and content of a Secret. Raises MaterialError for anything that is not fully understood: an unknown
     field may hold a restriction that would then not be enforced."""
     if len(body) > MAX_SECRET:
@@ -92,6 +119,10 @@ def read_secret(body: bytes) -> tuple[str, Identity | TrustBundle]:
             if secret.validation_context.match_typed_subject_alt_names:
                 raise MaterialError("secret restricts names in its validation context, expected them in the listener")
             return secret.name, TrustBundle(_inline(secret.validation_context.trusted_ca, "trusted CA"))
+        case "generic_secret" if secret.name == REVOKED_NAME:
+            return secret.name, RevokedInstances(_spiffe_ids(_inline(secret.generic_secret.secret, "list")))
+        case "generic_secret":
+            raise MaterialError("secret is a generic one, which has no use here")
         case _:
             raise MaterialError("secret holds neither a TLS certificate nor a validation context")
 
@@ -111,6 +142,18 @@ def unknown_field(message: Message) -> str | None:
             if found := unknown_field(inner):
                 return found
     return None
+
+
+def _spiffe_ids(text: bytes) -> frozenset[str]:
+    """Strict: a line that was not understood would be an instance that is still let in."""
+    names = set()
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            names.add(str(SpiffeId.parse(line.decode("ascii"))))
+        except (UnicodeError, IdentityError):
+            # The line is not quoted: it came in a secret, and may be one.
+            raise MaterialError(f"list of revoked instances: line {number} is not a SPIFFE ID") from None
+    return frozenset(names)
 
 
 def _inline(source: envoy_pb2.DataSource, what: str) -> bytes:

@@ -20,8 +20,9 @@ import uvloop
 from sds.command_line import run as run_program
 from sds.logs import configure
 from xds_server import config as settings
+from xds_server.attestation_choice import StartError
 from xds_server.config import FLAGS, ConfigError, CoordinatorConfig
-from xds_server.process import StartError, run
+from xds_server.process import run
 
 _LISTEN = "Addresses"
 _ATTEST = "Attestation"
@@ -65,7 +66,7 @@ def coordinator(
     ] = None,
     seal_dir: Annotated[
         str | None,
-        _option(settings.SEAL_DIR, "Accepted; this version keeps its state in memory only.", _LISTEN, "DIR"),
+        _option(settings.SEAL_DIR, "Sealed state. Default ./marblerun-coordinator-data.", _LISTEN, "DIR"),
     ] = None,
     platform: Annotated[
         str | None,
@@ -88,6 +89,9 @@ def coordinator(
         str | None,
         _option(settings.SIMULATED_ENCLAVE, "Who to pretend to be, as in a manifest's package.", _ATTEST, "JSON"),
     ] = None,
+    insecure_no_attestation: Annotated[
+        bool, _switch(settings.INSECURE, "Attest nothing and verify nobody: never with real secrets.", _ATTEST)
+    ] = False,
     prometheus_addr: Annotated[
         str | None,
         _option(settings.PROMETHEUS_ADDR, "/metrics and /events, plain HTTP. Default off.", _LOGS, "HOST:PORT"),
@@ -106,8 +110,9 @@ def coordinator(
 ) -> None:
     """Verify Marbles against the manifest, issue their identities, and configure the mesh over xDS.
 
-    Each flag can also be given as the environment variable in brackets; an empty variable counts as unset. State is in
-    memory only in this version: a restart forgets the manifest. SIGHUP renews every mesh identity now, SIGTERM stops.
+    Each flag can also be given as the environment variable in brackets; an empty variable counts as unset. Once a
+    manifest is set the state is sealed to this machine and outlives a restart. SIGHUP renews every mesh identity now,
+    SIGTERM stops.
 
     To try it without a TEE: marblemesh coordinator --simulation --dev-mode
     """
@@ -124,6 +129,7 @@ def coordinator(
         settings.SIMULATION: "1" if simulation else None,
         settings.SIMULATED_PLATFORM: simulated_platform,
         settings.SIMULATED_ENCLAVE: simulated_enclave,
+        settings.INSECURE: "1" if insecure_no_attestation else None,
         settings.PROMETHEUS_ADDR: prometheus_addr,
         settings.DEV_MODE: "1" if dev_mode else None,
         settings.DEBUG_LOGGING: "1" if debug_logging else None,
@@ -135,7 +141,7 @@ def coordinator(
     except ConfigError as e:
         typer.echo(f"marblemesh coordinator: {e}", err=True)
         raise typer.Exit(2) from None
-    configure("debug" if config.debug_logging else "info", "console" if config.dev_mode else "json", config.simulation)
+    configure("debug" if config.debug_logging else "info", "console" if config.dev_mode else "json", config.mark)
     logging.getLogger("hpack").setLevel(logging.WARNING)  # it logs every header at debug level
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     try:

@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from manifests.errors import Problem
 from manifests.model import Manifest, Marble, Package
-from sds.attestation.claims import Claims, SgxClaims
 from sds.ca import CertificateAuthority, pem_of
 from sds.material import Identity
 from xds_server.errors import InvalidUuid, VerificationFailed
@@ -49,11 +48,13 @@ class ActivationAsk:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What an activated Marble receives; `env` holds its private key."""
+    """What an activated Marble receives; `env` holds its private key. `served` are the certificate secrets that its
+    worker will present, by name; they reach it over SDS."""
 
     files: Mapping[str, bytes] = field(repr=False)
     env: Mapping[str, bytes] = field(repr=False)
     argv: tuple[str, ...]
+    served: Mapping[str, Identity] = field(default_factory=dict, repr=False)
 
 
 def find_marble(manifest: Manifest, marble_type: str) -> tuple[Marble, Package]:
@@ -108,63 +109,57 @@ def normalise_uuid(text: str) -> str:
     return str(value)
 
 
-def certified_claims(claims: Claims, fingerprint: str) -> dict[str, object]:
-    """What the leaf says about the attestation behind it; `fingerprint` is the manifest's."""
-    common: dict[str, object] = {
-        "tee": claims.tee.value,
-        "measurement": claims.measurement.hex(),
-        "tcbStatus": claims.tcb_status,
-        "advisories": list(claims.advisories),
-        "fmspc": claims.fmspc.hex(),
-        "debug": claims.debug,
-        "manifest": fingerprint,
-        "simulated": claims.simulated,
-    }
-    if isinstance(claims, SgxClaims):
-        return common | {
-            "signer": claims.mrsigner.hex(),
-            "productId": claims.isv_prod_id,
-            "svn": claims.isv_svn,
-        }
-    return common | {
-        "rtmr": [register.hex() for register in claims.rtmr],
-        "mrConfigId": claims.mrconfigid.hex(),
-        "mrOwner": claims.mrowner.hex(),
-        "mrOwnerConfig": claims.mrownerconfig.hex(),
-        "mrSeam": claims.mrseam.hex(),
-    }
-
-
-def make_grant(manifest: Manifest, marble: Marble, ca: CertificateAuthority, identity: Identity) -> Grant:
-    """Files, environment and arguments; the predefined variables overwrite what the manifest says under their names."""
-    parameters = marble.parameters
-    env = {name: value.data for name, value in parameters.env.items()}
+def make_grant(
+    manifest: Manifest,
+    marble: Marble,
+    ca: CertificateAuthority,
+    identity: Identity,
+    rendered: tuple[Mapping[str, bytes], Mapping[str, bytes]],
+    served: Mapping[str, Identity],
+) -> Grant:
+    """Files, environment and arguments; `rendered` are files and environment, `served` the certificate secrets that
+    ports present. The predefined variables overwrite what
+    the manifest says under their names."""
+    files, env = rendered[0], dict(rendered[1])
     if marble.tls:
-        env[TTLS_CONFIG] = ttls_config(manifest, marble, ca, identity)
+        env[TTLS_CONFIG] = ttls_config(manifest, marble, ca, identity, served)
     env[ROOT_CA] = pem_of(ca.marble_root)
     env[CHAIN] = identity.chain
     env[PRIVATE_KEY] = identity.key.pem
     env[COORDINATOR_ROOT_CA] = pem_of(ca.root)
-    return Grant({name: value.data for name, value in parameters.files.items()}, env, parameters.argv)
+    return Grant(files, env, marble.parameters.argv, served)
 
 
-def ttls_config(manifest: Manifest, marble: Marble, ca: CertificateAuthority, identity: Identity) -> bytes:
+def ttls_config(
+    manifest: Manifest,
+    marble: Marble,
+    ca: CertificateAuthority,
+    identity: Identity,
+    served: Mapping[str, Identity],
+) -> bytes:
     """Which connections an EdgelessRT runtime wraps in TLS itself: compact JSON, keys sorted, as it reads it.
 
+    `served` are the certificate secrets that ports present in place of the identity.
     Our own worker ignores the variable: it receives the same tags as xDS resources.
     """
-    credentials: dict[str, object] = {
+    credentials = _credentials(ca, identity)
+    incoming: dict[str, object] = {}
+    outgoing: dict[str, object] = {}
+    for tag in (manifest.tls[name] for name in marble.tls):
+        for entry in tag.incoming:
+            own = _credentials(ca, served[entry.cert]) if entry.cert else credentials
+            incoming[f"*:{entry.port}"] = _sorted(own | {"clientAuth": not entry.disable_client_auth})
+        outgoing |= {f"{entry.addr}:{entry.port}": credentials for entry in tag.outgoing}
+    tls = {"Incoming": _sorted(incoming), "Outgoing": _sorted(outgoing)}
+    return encode({"tls": tls}).rstrip(b"\n")
+
+
+def _credentials(ca: CertificateAuthority, identity: Identity) -> dict[str, object]:
+    return {
         "cacrt": pem_of(ca.marble_root).decode("ascii"),
         "clicrt": identity.leaf.public_bytes(Encoding.PEM).decode("ascii"),
         "clikey": identity.key.pem.decode("ascii"),
     }
-    incoming: dict[str, object] = {}
-    outgoing: dict[str, object] = {}
-    for tag in (manifest.tls[name] for name in marble.tls):
-        incoming |= {f"*:{entry.port}": _sorted(credentials | {"clientAuth": True}) for entry in tag.incoming}
-        outgoing |= {f"{entry.addr}:{entry.port}": credentials for entry in tag.outgoing}
-    tls = {"Incoming": _sorted(incoming), "Outgoing": _sorted(outgoing)}
-    return encode({"tls": tls}).rstrip(b"\n")
 
 
 def _sorted(members: dict[str, object]) -> dict[str, object]:

@@ -23,6 +23,7 @@ from sds.discovery import MAX_REQUEST_BYTES, DeltaStream, ProtocolError, SotwStr
 from sds.resources import SECRET
 from sds.x509_errors import X509_ERRORS
 from xds_server.mesh import AccessDenied, Client, Mesh
+from xds_server.rotation import Phase
 from xds_server.xds_credentials import ServerTls
 from xds_server.xds_metrics import XdsMetrics
 from xds_server.xds_session import ClientStatus, Log, Peer, Ports, Session
@@ -45,6 +46,8 @@ MAX_STREAMS_PER_CLIENT = 64
 QUIET_SECONDS = 0.020
 MAX_DELAY_SECONDS = 0.500
 STOP_SECONDS = 2.0
+# How often a rotation looks whether everybody has answered: 3 us per stream, nothing while there is none.
+LOOK_SECONDS = 0.05
 
 # The default of 1000 pending requests turns a reconnecting mesh away; 20 000 streams are a Coordinator's whole fleet.
 _MAX_PENDING = 20_000
@@ -79,14 +82,17 @@ class XdsServer:
         self._streams: Counter[Client] = Counter()
         self._server: grpc.aio.Server | None = None
         self._tls: ServerTls | None = None
+        self._ca: CertificateAuthority | None = None
         self._changed = asyncio.Event()
         self._expiry = asyncio.Event()
+        self._rotating = asyncio.Event()
         self._unwatch: Callable[[], object] = lambda: None
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
 
     async def start(self, host: str, port: int, ca: CertificateAuthority) -> int:
         """Listen; returns the port (useful with 0). Raises OSError if the address cannot be had."""
+        self._ca = ca
         self._tls = ServerTls(ca, self._mesh.trusted_certificates(), self._mesh.now())
         server = grpc.aio.server(options=OPTIONS)
         server.add_generic_rpc_handlers(tuple(self._service(name) for name in SERVICES))
@@ -101,7 +107,11 @@ class XdsServer:
         await server.start()
         self._server = server
         loop = asyncio.get_running_loop()
-        self._tasks = {loop.create_task(self._push_changes()), loop.create_task(self._expire_endpoints())}
+        self._tasks = {
+            loop.create_task(self._push_changes()),
+            loop.create_task(self._expire_endpoints()),
+            loop.create_task(self._follow_rotation()),
+        }
         for task in self._tasks:
             task.add_done_callback(self._on_task_end)
         return int(bound)
@@ -121,11 +131,6 @@ class XdsServer:
             await self._server.stop(STOP_SECONDS)
             self._server = None
 
-    def use_ca(self, ca: CertificateAuthority) -> None:
-        """Present a certificate of another CA from the next handshake on."""
-        if self._tls is not None:
-            self._tls.use_ca(ca, self._mesh.trusted_certificates(), self._mesh.now())
-
     def status(self) -> tuple[ClientStatus, ...]:
         """Every open stream: who has what, and who rejected what."""
         return tuple(sorted((s.status for s in self._sessions), key=lambda s: (s.client, s.since)))
@@ -138,17 +143,55 @@ class XdsServer:
             self._log.error("xds server task failed, changes are no longer pushed", exc_info=fault)
 
     def _on_change(self) -> None:
+        if self._mesh.ca is not self._ca:
+            self._follow_ca()  # now: who was just activated under the new one is here before the next push
         self._changed.set()
         self._expiry.set()
+        self._rotating.set()
 
     async def _push_changes(self) -> None:
         while True:
             await self._changed.wait()
             await self._pause()
-            if self._tls is not None:
-                self._tls.trust(self._mesh.trusted_certificates())
+            self._follow_ca()
             for session in self._sessions:
                 session.changed()
+
+    def _follow_ca(self) -> None:
+        """The certificate that we show, and those that let a client in; before anybody is given one of a new root."""
+        if self._tls is None:
+            return
+        trusted, ca = self._mesh.trusted_certificates(), self._mesh.ca
+        if ca is not None and ca is not self._ca:
+            self._ca = ca
+            self._tls.use_ca(ca, trusted, self._mesh.now())
+        else:
+            self._tls.trust(trusted)
+
+    async def _follow_rotation(self) -> None:
+        """Take a rotation of roots from phase to phase as the clients answer."""
+        while True:
+            if self._mesh.rotation.phase is Phase.SETTLED:
+                self._metrics.rotation_phase.set(Phase.SETTLED)
+                self._rotating.clear()
+                await self._rotating.wait()
+            else:
+                await asyncio.sleep(LOOK_SECONDS)
+                self._advance_rotation()
+
+    def _advance_rotation(self) -> None:
+        before = self._mesh.rotation
+        self._metrics.rotation_phase.set(before.phase)
+        answered = all(session.trusts_as_told for session in self._sessions)
+        if not self._mesh.advance(answered=answered):
+            return
+        after = self._mesh.rotation
+        seconds = 0.0 if before.since is None else (self._mesh.now() - before.since).total_seconds()
+        self._metrics.rotation_phase.set(after.phase)
+        self._metrics.rotation_seconds.labels(before.phase.name.lower()).observe(seconds)
+        self._metrics.rotation_behind.inc(after.behind - before.behind)
+        log = self._log.warning if after.behind > before.behind else self._log.info
+        log("rotation of the marble root goes on", done=before.phase.name.lower(), seconds=round(seconds, 3))
 
     async def _pause(self) -> None:
         """Until nothing changed for the quiet time, or the longest delay has passed."""

@@ -25,7 +25,9 @@ STARTUP_MANIFEST = "EDG_STARTUP_MANIFEST"
 DEV_MODE = "EDG_COORDINATOR_DEV_MODE"
 DEBUG_LOGGING = "EDG_DEBUG_LOGGING"
 HTTP_ERROR_LOG_LEVEL = "EDG_HTTP_ERROR_LOG_LEVEL"
+CWD = "EDG_CWD"
 SIMULATION = "EDG_COORDINATOR_SIMULATION"
+INSECURE = "EDG_COORDINATOR_INSECURE_NO_ATTESTATION"
 SIMULATED_PLATFORM = "EDG_SIMULATED_PLATFORM_DIR"
 SIMULATED_ENCLAVE = "EDG_SIMULATED_ENCLAVE"
 PLATFORM = "EDG_ATTESTATION_PLATFORM"
@@ -44,12 +46,15 @@ FLAGS = {
     DEBUG_LOGGING: "--debug-logging",
     HTTP_ERROR_LOG_LEVEL: "--http-error-log-level",
     SIMULATION: "--simulation",
+    INSECURE: "--insecure-no-attestation",
     SIMULATED_PLATFORM: "--simulated-platform",
     SIMULATED_ENCLAVE: "--simulated-enclave",
     PLATFORM: "--platform",
     PCCS_URL: "--pccs-url",
     COLLATERAL_DIR: "--collateral-dir",
 }
+
+STATE_DIR = "marblerun-coordinator-data"
 
 _LOG_LEVELS = ("debug", "info", "warn", "error")
 _YES = {"1": True, "0": False, "true": True, "false": False}
@@ -81,17 +86,23 @@ class CoordinatorConfig:
     prometheus_addr: ListenAddress | None
     dns_names: tuple[str, ...]
     ip_addresses: tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, ...]
-    seal_dir: Path | None
+    seal_dir: Path
     startup_manifest: Path | None
     dev_mode: bool
     debug_logging: bool
     http_error_log_level: str
     simulation: bool
+    insecure: bool
     simulated_platform: Path | None
     simulated_enclave: SimulatedEnclave | None
     platform: str
     pccs_url: str | None
     collateral_dir: Path | None
+
+    @property
+    def mark(self) -> str:
+        """What every log line has to say about attestation; empty in production."""
+        return "simulation" if self.simulation else "insecure" if self.insecure else ""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> CoordinatorConfig:
@@ -104,12 +115,14 @@ class CoordinatorConfig:
             prometheus_addr=_address(env, PROMETHEUS_ADDR, "") if env.get(PROMETHEUS_ADDR) else None,
             dns_names=dns_names,
             ip_addresses=ip_addresses,
-            seal_dir=_path(env, SEAL_DIR),
+            # As MarbleRun: inside an enclave the host's working directory comes by variable.
+            seal_dir=_path(env, SEAL_DIR) or (_path(env, CWD) or Path.cwd()) / STATE_DIR,
             startup_manifest=_path(env, STARTUP_MANIFEST),
             dev_mode=_switch(env, DEV_MODE),
             debug_logging=_switch(env, DEBUG_LOGGING),
             http_error_log_level=_log_level(env),
             simulation=_switch(env, SIMULATION),
+            insecure=_switch(env, INSECURE),
             simulated_platform=_path(env, SIMULATED_PLATFORM),
             simulated_enclave=_enclave(env),
             platform=_platform(env),
@@ -128,6 +141,8 @@ def named(variable: str) -> str:
 def _check_together(config: CoordinatorConfig) -> None:
     if config.pccs_url and config.collateral_dir:
         raise ConfigError(f"{named(PCCS_URL)} and {named(COLLATERAL_DIR)} exclude each other: give one")
+    if config.insecure and config.simulation:
+        raise ConfigError(f"{named(INSECURE)} and {named(SIMULATION)} exclude each other: simulation attests, give one")
     if config.simulation:
         return
     # A production Coordinator must not look as if these had an effect.

@@ -1,320 +1,209 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Coordinator: state, manifest, and who becomes a Marble. No sockets; what it needs of the world is injected.
+"""The Coordinator: one object with everything that its ports ask of it. What each operation does stands elsewhere:
 
-    set_manifest: parse ─► refuse what has no effect ─► configure the mesh ─► state AcceptingMarbles
-    activate:     type ─► package ─► quote (0.6 ms of CPU, inline) ─► budget ─► UUID ─► request ─► leaf, parameters
+    core                  records, and the one way to change them
+    activator             who becomes a Marble
+    manifest_operations   the first manifest; secrets of users
+    update_operations     updates
+    recovery_operations   opening a state that was sealed elsewhere
 
-Everything runs in one event loop. The only wait inside an activation is for collateral; what follows it (budget, issue,
-count) has no `await` in it and so needs no lock. State is in memory only: a restart forgets manifest, CA and Marbles.
+No sockets; what it needs of the world is injected. Everything runs in one event loop; a change is committed to the
+store before anybody hears of it.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Protocol
+from ipaddress import IPv4Address, IPv6Address
 
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-
-from manifests.errors import ManifestError, ManifestSyntaxError, Problem
-from manifests.model import Manifest, Marble, Package
-from manifests.parse import parse
-from sds.attestation.claims import Claims
-from sds.attestation.errors import AttestationError
-from sds.attestation.evidence import Evidence
-from sds.attestation.policy import Policy
-from sds.attestation.report_data import marble_report_data
-from sds.ca import CertificateAuthority, LeafTemplate
-from sds.csr import CertificateRequest, CsrError, parse_csr
-from sds.errors import SdsError
+from manifests.model import FeatureGate
+from sds.attestation.errors import AttestationError, Unsupported
+from sds.attestation.evidence import Evidence, Tee
+from sds.ca import CertificateAuthority
+from sds.identity import MarbleIdentity
 from sds.logs import get_logger
-from sds.material import Identity
-from xds_server.activation import (
-    ActivationAsk,
-    Grant,
-    certified_claims,
-    check_budget,
-    find_marble,
-    make_grant,
-    normalise_uuid,
-    oversized,
+from sds.secrets import Secret
+from xds_server import counters, manifest_operations, recovery_operations, update_operations
+from xds_server.activation import ActivationAsk, Grant
+from xds_server.activator import Activator, Limits
+from xds_server.answers import (
+    AcknowledgeAnswer,
+    CoordinatorQuote,
+    PendingAnswer,
+    RecoveryAnswer,
+    SignedManifest,
+    SignedQuote,
+    Status,
+    UpdateAnswer,
 )
-from xds_server.errors import (
-    ActivationRefused,
-    ManifestRefused,
-    NoCertificate,
-    NotAcceptingMarbles,
-    NotIssued,
-    NotSet,
-    Overloaded,
-    TimedOut,
-    VerificationFailed,
-    WrongState,
-)
-from xds_server.events import ActivationEvent, EventLog
-from xds_server.mesh import ActiveMarble, Mesh
-from xds_server.metrics import UNKNOWN_TYPE, CoordinatorMetrics
-from xds_server.own_quote import OwnQuote
-from xds_server.policy import policy_for
-from xds_server.renewal import Identities, Instance, Renewer
-from xds_server.snapshot_tls import SnapshotError
+from xds_server.core import Core, Ports
+from xds_server.errors import FeatureDisabled, NotSet, QuoteNotVerified
+from xds_server.records import Records
+from xds_server.renewal import Renewer
+from xds_server.secret_rules import new_root_secret
+from xds_server.sign_quote import sign_quote
 from xds_server.state import MESSAGES, State
-from xds_server.unsupported import unsupported
-
-# A manifest of 16 MiB holds 3 000 files of 5 KiB; real ones are below 100 KiB.
-MAX_MANIFEST = 16 * 1024 * 1024
-_MAX_PROBLEMS = 20  # told to the client; a manifest with more is fixed from the top
-_MAX_SHOWN = 80
+from xds_server.users import user_of
 
 _log = get_logger(__name__)
 
 
-class QuoteAppraiser(Protocol):
-    """Judges a quote: genuine, bound to `report_data`, allowed by `policy`; raises AttestationError."""
-
-    async def appraise(self, quote: bytes, report_data: bytes, policy: Policy) -> Claims: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Bounds of an activation. One that waits for collateral holds about 30 KiB, so 64 of them are 2 MiB."""
-
-    activations: int = 64
-    seconds: float = 15.0
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    code: State
-    message: str
-    simulation: bool
-
-
-@dataclass(frozen=True, slots=True)
-class CoordinatorQuote:
-    """`chain_pem`: intermediate, then root; `quote`: MarbleRun's wire form."""
-
-    chain_pem: bytes
-    quote: bytes = field(repr=False)
-    simulation: bool
-
-
-@dataclass(frozen=True, slots=True)
-class SignedManifest:
-    """`signature`: ASN.1 ECDSA by the root key over SHA-256 of `raw`; `fingerprint`: that digest in hex."""
-
-    signature: bytes
-    fingerprint: str
-    raw: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ports:
-    """What the Coordinator needs of the world."""
-
-    own_quote: OwnQuote
-    appraiser: QuoteAppraiser
-    mesh: Mesh
-    clock: Callable[[], datetime]
-    jitter: Callable[[], float]
-    metrics: CoordinatorMetrics
-    events: EventLog
-
-
-@dataclass(frozen=True, slots=True)
-class _Active:
-    """What is set once, together."""
-
-    manifest: Manifest
-    signature: bytes
+def fresh_records(
+    dns_names: Sequence[str], ip_addresses: Sequence[IPv4Address | IPv6Address], now: datetime
+) -> Records:
+    """A new deployment: a new root, nothing set."""
+    root_secret = new_root_secret()
+    ca = CertificateAuthority.create(dns_names, ip_addresses, now)
+    return Records(State.ACCEPTING_MANIFEST, ca, root_secret, root_secret)
 
 
 class Coordinator:
-    """One deployment's root of trust."""
+    """One deployment's root of trust; implements `operations.Operations`.
+
+    `records` are what the store had, or `fresh_records`. With `locked` (the recovery data of a state that cannot be
+    opened here) they are fresh ones that serve until recovery. Raises ManifestError for records with a manifest that
+    this version does not accept.
+    """
 
     def __init__(
-        self, ca: CertificateAuthority, ports: Ports, *, simulation: bool, limits: Limits | None = None
+        self,
+        records: Records,
+        ports: Ports,
+        *,
+        simulation: bool,
+        locked: bytes | None = None,
+        limits: Limits | None = None,
     ) -> None:
-        self.ca = ca
-        self.simulation = simulation
-        self._ports = ports
-        self._limits = limits or Limits()
-        self._state = State.ACCEPTING_MANIFEST
-        self._active: _Active | None = None
-        self._activations: Counter[str] = Counter()
-        self._running = 0
-        self._identities = Identities(ca, ports.jitter)
-        self.renewer = Renewer(self._identities, ports.clock, self._replace_identities)
-        ports.metrics.state.set(self._state)
-        ports.metrics.simulation.set(simulation)
+        self._core = core = Core(records, ports, simulation=simulation, locked=locked)
+        self._activator = Activator(core, limits or Limits())
 
-    # --- client API
+    @property
+    def ca(self) -> CertificateAuthority:
+        return self._core.ca
+
+    @property
+    def renewer(self) -> Renewer:
+        return self._core.renewer
+
+    @property
+    def simulation(self) -> bool:
+        return self._core.simulation
+
+    def on_ca(self, told: Callable[[CertificateAuthority], None]) -> None:
+        """Call `told` whenever another CA takes over, root and all (recovery)."""
+        self._core.on_ca.append(told)
+
+    async def close(self) -> None:
+        """Let changes that have begun come to their end."""
+        await self._core.close()
+
+    # --- client API: statements
 
     def status(self) -> Status:
-        return Status(self._state, MESSAGES[self._state], self.simulation)
+        core = self._core
+        return Status(core.state, MESSAGES[core.state], core.simulation, core.insecure)
 
     async def quote(self, nonce: bytes) -> CoordinatorQuote:
         """Our own statement; raises QuoteUnavailable. `nonce` at most MAX_NONCE bytes, empty for the cached one."""
-        return CoordinatorQuote(self.ca.chain_pem, await self._ports.own_quote.get(nonce), self.simulation)
+        own = self._core.ports.own_quote
+        quote = None if own is None else await own.get(nonce)
+        return CoordinatorQuote(self.ca.chain_pem, quote, self._core.simulation, self._core.insecure)
 
     def manifest(self) -> SignedManifest:
         """The manifest in force; raises NotSet."""
-        if self._active is None:
+        manifest = self._core.manifest
+        if manifest is None:
             raise NotSet
-        manifest = self._active.manifest
-        return SignedManifest(self._active.signature, manifest.fingerprint, manifest.raw)
+        return SignedManifest(self._core.records.manifest_signature, manifest.fingerprint, manifest.raw)
+
+    def update_log(self) -> tuple[str, ...]:
+        if self._core.manifest is None:
+            raise NotSet
+        return self._core.records.update_log
+
+    # --- client API: manifest, secrets, updates
 
     def check_accepts_manifest(self) -> None:
         """Raise WrongState once a manifest is set."""
-        if self._state is not State.ACCEPTING_MANIFEST:
-            raise WrongState
+        manifest_operations.check_accepts_manifest(self._core)
 
-    def set_manifest(self, raw: bytes) -> None:
-        """Put a manifest in force, once; raises WrongState or ManifestRefused, and then nothing has changed."""
-        self.check_accepts_manifest()
-        manifest = _accepted(raw)
-        key = self.ca.root_key.load()
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise ManifestRefused("signing manifest: the root key is not an elliptic-curve key")
-        signature = key.sign(raw, ec.ECDSA(SHA256()))
+    async def set_manifest(self, raw: bytes) -> Mapping[str, bytes]:
+        return await manifest_operations.set_manifest(self._core, raw)
+
+    def check_user(self, certificates: Sequence[bytes]) -> None:
+        user_of(self._core.manifest, certificates)
+
+    def secrets_get(self, names: Sequence[str], certificates: Sequence[bytes]) -> Mapping[str, Secret]:
+        return manifest_operations.get_secrets(self._core, names, certificates)
+
+    async def secrets_set(self, payload: Mapping[str, object], certificates: Sequence[bytes]) -> None:
+        await manifest_operations.set_secrets(self._core, payload, certificates)
+
+    async def update_apply(self, raw: bytes, certificates: Sequence[bytes]) -> UpdateAnswer:
+        return await update_operations.apply_update(self._core, raw, certificates)
+
+    def update_get(self) -> PendingAnswer:
+        return update_operations.get_pending(self._core)
+
+    async def update_acknowledge(self, raw: bytes, certificates: Sequence[bytes]) -> AcknowledgeAnswer:
+        return await update_operations.acknowledge_update(self._core, raw, certificates)
+
+    async def update_cancel(self, certificates: Sequence[bytes]) -> str:
+        return await update_operations.cancel_update(self._core, certificates)
+
+    # --- client API: recovery
+
+    async def recovery_public_key(self) -> bytes:
+        return await recovery_operations.recovery_public_key(self._core)
+
+    async def recover(self, secret: bytes, signature: bytes) -> RecoveryAnswer:
+        return await recovery_operations.recover(self._core, secret, signature)
+
+    # --- client API: for Marbles
+
+    def check_sign_quote(self) -> None:
+        self._check_feature(FeatureGate.SIGN_QUOTE_ENDPOINT)
+
+    async def sign_quote(self, quote: bytes) -> SignedQuote:
+        self.check_sign_quote()
+        appraiser = self._core.ports.appraiser
+        if appraiser is None:
+            raise QuoteNotVerified("OE_UNSUPPORTED")
+        if not quote:
+            raise QuoteNotVerified("empty report")
         try:
-            self._ports.mesh.configure(manifest, self.ca)
-        except SnapshotError as e:
-            raise ManifestRefused(f"checking manifest: {e}") from e
-        self._active = _Active(manifest, signature)
-        self._state = State.ACCEPTING_MARBLES
-        self._ports.metrics.state.set(self._state)
-        for warning in manifest.warnings:
-            _log.warning("manifest warning", text=str(warning))
-        if manifest.infrastructures:
-            _log.warning("manifest warning", text="Infrastructures are accepted but not enforced")
-        _log.info("Initial manifest set", manifestFingerprint=manifest.fingerprint)
+            if Evidence.parse(quote).tee is not Tee.SGX:
+                raise Unsupported("TEE type: expected an SGX quote")
+            claims = await appraiser.verify(quote)
+        except AttestationError as e:
+            raise QuoteNotVerified(str(e)) from e
+        return sign_quote(self.ca, quote, claims.tcb_status)
+
+    def check_counter(self, certificates: Sequence[bytes]) -> None:
+        self._caller(certificates)
+
+    async def set_counter(self, certificates: Sequence[bytes], name: str, value: int) -> int:
+        async def change() -> int:
+            marble = self._caller(certificates)
+            records, before = counters.raise_counter(self._core.records, marble, name, value)
+            if records is not self._core.records:
+                await self._core.commit(records)
+            return before
+
+        return await self._core.exclusively(change)
+
+    def _caller(self, certificates: Sequence[bytes]) -> MarbleIdentity:
+        self._check_feature(FeatureGate.MONOTONIC_COUNTER)
+        return counters.caller(self.ca, certificates, self._core.ports.clock())
+
+    def _check_feature(self, gate: FeatureGate) -> None:
+        manifest = self._core.manifest
+        if manifest is None or gate not in manifest.config.feature_gates:
+            raise FeatureDisabled(gate.value)
 
     # --- Marble API
 
     async def activate(self, ask: ActivationAsk) -> Grant:
         """Verify a Marble and give it its identity and parameters; raises ActivationRefused, and gives nothing."""
-        metrics = self._ports.metrics
-        metrics.activations.labels(self._type_label(ask.marble_type), metrics.uuid_label(ask.uuid)).inc()
-        try:
-            with metrics.activation_seconds.time():
-                return await self._bounded(ask)
-        except ActivationRefused as refused:
-            metrics.refused.labels(refused.reason).inc()
-            _log.warning(
-                "Marble verification failed" if isinstance(refused, VerificationFailed) else "Marble not activated",
-                MarbleType=_shown(ask.marble_type),
-                UUID=_shown(ask.uuid),
-                reason=refused.reason,
-                error=str(refused),
-            )
-            raise
-
-    async def _bounded(self, ask: ActivationAsk) -> Grant:
-        if self._running >= self._limits.activations:
-            raise Overloaded(self._limits.activations)
-        self._running += 1
-        try:
-            async with asyncio.timeout(self._limits.seconds):
-                return await self._activate(ask)
-        except TimeoutError:
-            raise TimedOut(self._limits.seconds) from None
-        finally:
-            self._running -= 1
-
-    async def _activate(self, ask: ActivationAsk) -> Grant:
-        if self._active is None:
-            raise NotAcceptingMarbles
-        if ask.certificate_der is None:
-            raise NoCertificate
-        manifest = self._active.manifest
-        marble, package = find_marble(manifest, ask.marble_type)
-        claims = await self._verify(ask.quote, ask.certificate_der, package)
-        # From here to the end there is no await: the budget cannot be overdrawn by two activations at once.
-        check_budget(ask.marble_type, marble, self._activations[ask.marble_type])
-        uuid = normalise_uuid(ask.uuid)
-        try:
-            request = parse_csr(ask.csr)
-        except CsrError as e:
-            raise NotIssued(f"generating marble authentication secrets: {e}", "invalid_csr") from None
-        return self._issue(ask, manifest, marble, (uuid, request, claims))
-
-    async def _verify(self, quote: bytes, certificate_der: bytes, package: Package) -> Claims:
-        if not quote:
-            raise VerificationFailed("invalid quote: the Marble sent none, is it running in a TEE?", "no_quote")
-        try:
-            with self._ports.metrics.verification_seconds.time():
-                policy = policy_for(package, Evidence.parse(quote).tee)
-                return await self._ports.appraiser.appraise(quote, marble_report_data(certificate_der), policy)
-        except AttestationError as e:
-            raise VerificationFailed(f"invalid quote: {e}", e.reason) from e
-
-    def _issue(
-        self, ask: ActivationAsk, manifest: Manifest, marble: Marble, who: tuple[str, CertificateRequest, Claims]
-    ) -> Grant:
-        uuid, request, claims = who
-        now = self._ports.clock()
-        certified = certified_claims(claims, manifest.fingerprint)
-        activation = LeafTemplate(ask.marble_type, uuid, request, certified)
-        renewable = LeafTemplate(ask.marble_type, uuid, request, certified, manifest.mesh.certificate_lifetime)
-        try:
-            grant = make_grant(manifest, marble, self.ca, self.ca.issue_marble(activation, now))
-            identity = self._identities.issue(renewable, now)
-        except SdsError as e:
-            raise NotIssued(f"generating marble authentication secrets: {e}", "issuance") from e
-        self._activations[ask.marble_type] += 1
-        self._ports.mesh.activated(
-            ActiveMarble(
-                marble_type=ask.marble_type,
-                uuid=uuid,
-                identity=identity,
-                claims=claims,
-                dns_names=request.dns_names,
-                ip_addresses=request.ip_addresses,
-            )
-        )
-        self._ports.events.add(ActivationEvent(now, ask.marble_type, uuid, ask.quote))
-        self._ports.metrics.activated(ask.marble_type, uuid)
-        self.renewer.changed()
-        _log.info("Successfully activated new Marble", MarbleType=ask.marble_type, UUID=uuid)
-        return grant
-
-    def _replace_identities(self, renewed: Mapping[Instance, Identity]) -> None:
-        self._ports.mesh.replace_identities(renewed)
-        self._ports.metrics.renewals.inc(len(renewed))
-        _log.info("identities renewed", count=len(renewed))
-
-    def _type_label(self, marble_type: str) -> str:
-        known = self._active is not None and marble_type in self._active.manifest.marbles
-        return marble_type if known else UNKNOWN_TYPE
-
-
-def _shown(text: str) -> str:
-    """A stranger's text for the log: short, and no line of its own."""
-    return text[:_MAX_SHOWN] if text.isprintable() else ascii(text[:_MAX_SHOWN])
-
-
-def _accepted(raw: bytes) -> Manifest:
-    """A manifest that is well formed and has no member without effect; raises ManifestRefused."""
-    if len(raw) > MAX_MANIFEST:
-        raise ManifestRefused(f"unmarshaling manifest: {len(raw)} bytes, at most {MAX_MANIFEST} are accepted")
-    try:
-        manifest = parse(raw)
-    except ManifestSyntaxError as e:
-        raise ManifestRefused(f"unmarshaling manifest: {e}") from e
-    except ManifestError as e:
-        raise ManifestRefused(f"checking manifest: {_list(e.problems)}") from e
-    problems = (*unsupported(manifest), *oversized(manifest))
-    if problems:
-        raise ManifestRefused(f"checking manifest: {_list(problems)}")
-    return manifest
-
-
-def _list(problems: tuple[Problem, ...]) -> str:
-    shown = "; ".join(str(problem) for problem in problems[:_MAX_PROBLEMS])
-    more = len(problems) - _MAX_PROBLEMS
-    return f"{shown}; and {more} more" if more > 0 else shown
+        return await self._activator.activate(ask)

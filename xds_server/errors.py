@@ -30,6 +30,36 @@ class ManifestRefused(CoordinatorError):
     """The manifest is not acceptable; the text begins with the step that found out."""
 
 
+class NotAllowed(CoordinatorError):
+    """A known user without the permission; the text names user and action."""
+
+
+class UpdateRefused(CoordinatorError):
+    """An update, or an acknowledgement of one, that cannot be applied."""
+
+
+class Unauthorized(CoordinatorError):
+    """The client is nobody that the manifest knows (401)."""
+
+
+class NoUpdate(CoordinatorError):
+    """No full update is pending (404)."""
+
+    def __init__(self) -> None:
+        super().__init__("no update in progress")
+
+
+class FeatureDisabled(CoordinatorError):
+    """The manifest does not enable this feature (403)."""
+
+    def __init__(self, feature: str) -> None:
+        super().__init__(f"{feature} feature is not enabled in the manifest")
+
+
+class QuoteNotVerified(CoordinatorError):
+    """The quote to sign is not genuine (400); the text says why."""
+
+
 class QuoteUnavailable(CoordinatorError):
     """The Coordinator could not make a quote of its own in time."""
 
@@ -78,6 +108,15 @@ class NotIssued(ActivationRefused):
     """Verified, but no certificate or parameters could be made for it."""
 
     grpc_status = Status.INTERNAL
+
+
+class Interrupted(ActivationRefused):
+    """The manifest or the CA changed while parameters were made; worth another try."""
+
+    grpc_status = Status.UNAVAILABLE
+
+    def __init__(self) -> None:
+        super().__init__("the manifest was updated during this activation: try again", "interrupted")
 
 
 class Overloaded(ActivationRefused):

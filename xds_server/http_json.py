@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """JSON as Go clients of the client API expect it, in both directions, and the reply envelope around it.
 
-Out: compact, `<`, `>`, `&`, U+2028 and U+2029 escaped, one newline at the end. In: member names without regard to case,
-unknown members ignored, null leaves the default, base64 of the standard alphabet with padding.
+Out: compact, `<`, `>`, `&`, U+2028 and U+2029 escaped, one newline at the end. In, as Go's `encoding/json` reads into a
+structure: member names without regard to case, the last of several wins, unknown members ignored, null leaves the
+default, unsigned integers in plain digits, invalid UTF-8 replaced, base64 of the standard alphabet with padding.
+
+Bounds: `MAX_VALUES` values per body; an empty array takes 60 bytes here and two there, so that a body of 24 MiB could
+become half a gigabyte. The body's size is bounded by who reads it.
 
 Envelope (JSend with MarbleRun's habits): success and fail are `application/json`, error is `text/plain` with `nosniff`.
 """
@@ -12,14 +16,23 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import NoReturn
 
 JSON_TYPE = "application/json"
 ERROR_TYPE = "text/plain; charset=utf-8"
+# A thousand secrets are 4000.
+MAX_VALUES = 100_000
+_MAX_DEPTH = 64
+MAX_UINT = 2**64 - 1
 
 _GO_ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# Go compares names by simple case folding, in which these two are letters of the Latin alphabet.
+_FOLD = str.maketrans({"\u017f": "s", "\u212a": "k"} | {chr(c): chr(c + 32) for c in range(ord("A"), ord("Z") + 1)})
 
 
 class BadRequest(Exception):
@@ -28,16 +41,24 @@ class BadRequest(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One HTTP answer. `no_sniff` and the content type follow from the kind of envelope."""
+    """One HTTP answer."""
 
     status: int
     content_type: str
     body: bytes
+    location: str = ""
 
     @property
     def headers(self) -> dict[str, str]:
-        extra = {"X-Content-Type-Options": "nosniff"} if self.content_type == ERROR_TYPE else {}
-        return {"Content-Type": self.content_type, **extra}
+        """What follows from the kind of answer; length and date are the protocol's business."""
+        found = {}
+        if self.content_type:
+            found["Content-Type"] = self.content_type
+        if self.content_type == ERROR_TYPE:
+            found["X-Content-Type-Options"] = "nosniff"
+        if self.location:
+            found["Location"] = self.location
+        return found
 
 
 def success(data: object) -> Reply:
@@ -57,11 +78,16 @@ def fail(status: int, message: str, data: dict[str, str] | None = None) -> Reply
     return Reply(status, JSON_TYPE, encode({"status": "fail", "data": data, "message": message}))
 
 
+def redirect(location: str) -> Reply:
+    """307: the same request, to `location`."""
+    return Reply(HTTPStatus.TEMPORARY_REDIRECT, "", b"", location)
+
+
 def encode(value: object) -> bytes:
     """Compact JSON with Go's escapes and a newline. `value` must be made of plain JSON types."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    # All five characters can only occur inside strings, so the text can be translated as a whole.
-    return text.translate(_GO_ESCAPES).encode("utf-8", "replace") + b"\n"
+    # All these characters can only occur inside strings, so the text can be translated as a whole.
+    return _SURROGATE.sub(r"\\ufffd", text.translate(_GO_ESCAPES)).encode() + b"\n"
 
 
 def b64(data: bytes | None) -> str | None:
@@ -70,25 +96,46 @@ def b64(data: bytes | None) -> str | None:
 
 
 def decode_object(body: bytes) -> dict[str, object]:
-    """The JSON object in `body`, its member names in lower case (the last of several wins, as in Go).
+    """The JSON object in `body`, its member names in lower case. A bare null is an empty object, as in Go.
 
     :raises BadRequest: naming line and column, for anything that is not exactly one JSON object.
     """
+    value = _load(body)
+    if value is None:
+        return {}
+    if not isinstance(value, _Object):
+        raise BadRequest(f"bad request: body must be a JSON object, got {_kind(value)}")
+    return {name.translate(_FOLD): member for name, member in value.pairs}
+
+
+def decode_map(body: bytes) -> dict[str, object]:
+    """The JSON object in `body` with its names as they are, for names that somebody chose. Raises BadRequest."""
+    value = _load(body)
+    if not isinstance(value, _Object):
+        raise BadRequest(f"bad request: body must be a JSON object, got {_kind(value)}")
+    return _plain_object(value)
+
+
+class _Object:
+    """An object's members in their order, before it is known how names are compared."""
+
+    __slots__ = ("pairs",)
+
+    def __init__(self, pairs: list[tuple[str, object]]) -> None:
+        self.pairs = pairs
+
+
+def _load(body: bytes) -> object:
+    if body.count(b",") + body.count(b"[") + body.count(b"{") > MAX_VALUES:
+        raise BadRequest(f"bad request: body has more than {MAX_VALUES} values")
     try:
-        text = body.decode("utf-8")
-    except UnicodeDecodeError as e:
-        raise BadRequest(f"bad request: body is not UTF-8 at byte {e.start}") from None
-    try:
-        value: object = json.loads(text, parse_constant=_no_constant)
+        return json.loads(body.decode("utf-8", "replace"), object_pairs_hook=_Object, parse_constant=_no_constant)
     except json.JSONDecodeError as e:
         raise BadRequest(f"bad request: malformed JSON at line {e.lineno} column {e.colno}: {e.msg.lower()}") from None
     except RecursionError:
         raise BadRequest("bad request: malformed JSON: nested too deeply") from None
     except ValueError as e:  # a number with more digits than Python converts
         raise BadRequest(f"bad request: malformed JSON: {e}") from None
-    if not isinstance(value, dict):
-        raise BadRequest(f"bad request: body must be a JSON object, got {_kind(value)}")
-    return {name.lower(): member for name, member in value.items()}
 
 
 def bytes_member(members: dict[str, object], name: str) -> bytes:
@@ -107,6 +154,59 @@ def bytes_member(members: dict[str, object], name: str) -> bytes:
         return base64.b64decode(compact.encode("ascii", "replace"), validate=True)
     except binascii.Error:
         raise BadRequest(f"bad request: member {name} is not base64 with padding") from None
+
+
+def string_member(members: dict[str, object], name: str) -> str:
+    """The string member `name`, empty if absent or null. Raises BadRequest."""
+    value = members.get(name.lower())
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise BadRequest(f"bad request: member {name} must be a string, got {_kind(value)}")
+    return _text(value)
+
+
+def uint_member(members: dict[str, object], name: str) -> int:
+    """The unsigned 64-bit member `name`, 0 if absent or null; `1.0` and `"1"` are none. Raises BadRequest."""
+    value = members.get(name.lower())
+    if value is None:
+        return 0
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_UINT:
+        raise BadRequest(f"bad request: member {name} must be an integer from 0 to {MAX_UINT}")
+    return value
+
+
+def map_member(members: dict[str, object], name: str) -> dict[str, object]:
+    """The object member `name` with its names as they are, empty if absent or null. Raises BadRequest."""
+    value = members.get(name.lower())
+    if value is None:
+        return {}
+    if not isinstance(value, _Object):
+        raise BadRequest(f"bad request: member {name} must be an object, got {_kind(value)}")
+    return _plain_object(value)
+
+
+def _plain_object(value: _Object, depth: int = 0) -> dict[str, object]:
+    return {_text(name): _plain(member, depth + 1) for name, member in value.pairs}
+
+
+def _plain(value: object, depth: int) -> object:
+    if depth > _MAX_DEPTH:
+        raise BadRequest("bad request: malformed JSON: nested too deeply")
+    match value:
+        case _Object():
+            return _plain_object(value, depth)
+        case list():
+            return [_plain(item, depth + 1) for item in value]
+        case str():
+            return _text(value)
+        case _:
+            return value
+
+
+def _text(value: str) -> str:
+    """Escapes of half a character become U+FFFD, as in Go."""
+    return _SURROGATE.sub("\ufffd", value)
 
 
 def decode_nonce(text: str) -> bytes:

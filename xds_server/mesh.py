@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The mesh as it is now: who was activated, who is connected, and what each client may see. No I/O.
 
-    Coordinator ─ configure, activated, replace_identities ─► Mesh ─ view(client) ─► XdsServer ─► streams
-                                                                ▲ connected, ready, disconnected ┘
+    Coordinator ─ configure, update, activated, replace_identities ─► Mesh ─ view(client) ─► XdsServer ─► streams
+                                                       ▲ connected, ready, disconnected, advance ┘
+
+`update` replaces manifest and CA under the same root: who is not allowed any more is turned out at once (`revocation`),
+all others follow to the new Marble root in the phases of `rotation`, which the XdsServer drives with `advance`.
 
 Everything happens on one event loop; methods are synchronous and call the watchers when something changed. Identity
 comes from the client's certificate alone: `node.id` is never believed, it may only not contradict.
@@ -11,84 +14,42 @@ comes from the client's certificate alone: `node.id` is never believed, it may o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from datetime import datetime, timedelta
-from enum import StrEnum
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from manifests.model import Manifest
-from sds.attestation.claims import Claims
 from sds.ca import CertificateAuthority
 from sds.discovery import View
-from sds.identity import IdentityError, marble_identity, uri_names
-from sds.material import Identity, MaterialError, check_issued_by, is_ca
+from sds.identity import IdentityError, MarbleIdentity, marble_identity, uri_names
+from sds.material import Identity, MaterialError, is_ca
 from sds.resources import CLUSTER, ENDPOINT, LISTENER, SECRET
 from sds.wire.discovery_pb2 import Node
-from xds_server.errors import CoordinatorError
+from xds_server.absences import Absences
+from xds_server.mesh_clients import AccessDenied as AccessDenied
+from xds_server.mesh_clients import ActiveMarble as ActiveMarble
+from xds_server.mesh_clients import Client as Client
+from xds_server.mesh_clients import Instance, advertised, is_ip, relays, why_not
+from xds_server.mesh_clients import Role as Role
 from xds_server.mesh_endpoints import DEFAULT_GRACE, Endpoints
-from xds_server.snapshot import DEFAULT_BIND, Snapshot
+from xds_server.revocation import Revocations
+from xds_server.rotation import Pace, Phase, Rotation, RotationStatus
+from xds_server.snapshot import DEFAULT_BIND, Resources, Snapshot
 
-ADVERTISE = "ADVERTISE"
-RELAY = "RELAY"
+NOT_ACTIVATED = "this instance is not activated: activate it again"
 
-
-class AccessDenied(CoordinatorError):
-    """This client gets nothing. `status` is the gRPC status name; `reason` a bounded label for metrics.
-
-    The text goes to the client: it speaks of the client's own certificate and request, never of others.
-    """
-
-    def __init__(self, status: str, reason: str, text: str) -> None:
-        self.status = status
-        self.reason = reason
-        super().__init__(text)
-
-
-class Role(StrEnum):
-    MARBLE = "marble"
-    GATEWAY = "gateway"
-
-
-@dataclass(frozen=True, slots=True)
-class Client:
-    """An authenticated xDS client: an activated Marble (`name` is its type) or a gateway (no `uuid`)."""
-
-    role: Role
-    name: str
-    uuid: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.name}/{self.uuid}" if self.uuid else self.name
-
-    @property
-    def entitled(self) -> frozenset[str]:
-        """The resource types that this client may see at all."""
-        return _MARBLE_TYPES if self.role is Role.MARBLE else _GATEWAY_TYPES
-
-
-_MARBLE_TYPES = frozenset({LISTENER, CLUSTER, ENDPOINT, SECRET})
-_GATEWAY_TYPES = frozenset({CLUSTER, ENDPOINT})
-
-
-@dataclass(frozen=True, slots=True)
-class ActiveMarble:
-    """An instance whose quote was verified: what it got, and the names that its certificate carries."""
-
-    marble_type: str
-    uuid: str
-    identity: Identity = field(repr=False)
-    claims: Claims | None = None
-    dns_names: tuple[str, ...] = ()
-    ip_addresses: tuple[IPv4Address | IPv6Address | str, ...] = ()
+Readmit = Callable[[x509.Certificate, MarbleIdentity], "ActiveMarble | None"]
 
 
 class Mesh:
-    """One per Coordinator. `now` gives the time (UTC, aware); `grace` see `mesh_endpoints`."""
+    """One per Coordinator. `now` gives the time (UTC, aware); `grace` see `mesh_endpoints`, `pace` see `rotation`."""
 
-    def __init__(self, now: Callable[[], datetime], *, grace: timedelta = DEFAULT_GRACE) -> None:
+    def __init__(
+        self, now: Callable[[], datetime], *, grace: timedelta = DEFAULT_GRACE, pace: Pace | None = None
+    ) -> None:
         self.now = now
         self._manifest: Manifest | None = None
         self._ca: CertificateAuthority | None = None
@@ -96,47 +57,138 @@ class Mesh:
         self._gateways: dict[bytes, str] = {}
         self._marbles: dict[tuple[str, str], ActiveMarble] = {}
         self._endpoints = Endpoints(grace)
+        self._absences = Absences()
+        self._rotation = Rotation(pace)
+        self._revoked = Revocations()
+        self._behind: set[tuple[str, str]] = set()  # whose identity is not of the newest root
+        self._renew: Callable[[], None] = lambda: None
         self._watchers: dict[object, Callable[[], None]] = {}
         self.version = 0
+        # What to admit an instance as that shows a good certificate and is not known; None: it must activate again.
+        self.readmit: Readmit = lambda _certificate, _identity: None
 
     # ---- what the Coordinator says
 
     def configure(self, manifest: Manifest, ca: CertificateAuthority) -> None:
-        """Serve this manifest under this CA. Instances of types that it no longer has are forgotten.
+        """Serve this manifest under this CA from now on, without any transition: how a mesh begins.
 
-        Raises SnapshotError, and nothing changed, if the manifest cannot be served.
+        Instances of types that the manifest does not have are forgotten. Raises SnapshotError, and nothing changed, if
+        the manifest cannot be served.
         """
         snapshot = Snapshot(manifest, ca)
+        self._rotation.reset(ca.marble_root)
+        self._revoked.clear()
+        self._behind.clear()
+        self._marbles = {key: marble for key, marble in self._marbles.items() if key[0] in manifest.marbles}
+        self._serve(manifest, ca, snapshot)
+
+    def update(
+        self, manifest: Manifest, ca: CertificateAuthority, allowed: Callable[[ActiveMarble], bool]
+    ) -> tuple[ActiveMarble, ...]:
+        """Go over to another manifest and to a CA that was rotated under the same root, while everything runs.
+
+        Instances whose type is gone, or of which `allowed` says no, are turned out now; they are returned. All others
+        follow without losing a connection. Raises SnapshotError, and nothing changed, if the manifest cannot be served;
+        ValueError if the CA has another root. From here on identities must be issued under `ca`, for instances that are
+        new; the others are renewed when `renew_with` asks for it.
+        """
+        if self._ca is None:
+            self.configure(manifest, ca)
+            return ()
+        if ca.root_der != self._ca.root_der:
+            raise ValueError("an update keeps the coordinator's root, this certificate authority has another one")
+        reasons = {
+            key: why for key, marble in self._marbles.items() if (why := why_not(manifest, marble, allowed)) is not None
+        }
+        snapshot = Snapshot(manifest, ca, self._rotation.bundle_with(ca.marble_root))
+        if ca.marble_root != self._rotation.newest:
+            self._rotation.begin(ca.marble_root, self.now())
+            self._behind = set(self._marbles) - set(reasons)
+        for key, why in reasons.items():
+            self._revoked.add(key, why)
+        gone = tuple(self._marbles.pop(key) for key in reasons)
+        snapshot.trust(self._rotation.bundle, self._revoked.names(ca.trust_domain))
+        self._serve(manifest, ca, snapshot)
+        return gone
+
+    def _serve(self, manifest: Manifest, ca: CertificateAuthority, snapshot: Snapshot) -> None:
         self._manifest, self._ca, self._snapshot = manifest, ca, snapshot
         gateways = manifest.mesh.gateways
         self._gateways = {g.certificate.public_bytes(Encoding.DER): name for name, g in gateways.items()}
-        self._marbles = {key: marble for key, marble in self._marbles.items() if key[0] in manifest.marbles}
         self._endpoints.retain(self._marbles)
+        self._absences.retain(self._marbles)
         self._changed()
+
+    def renew_with(self, renew: Callable[[], None]) -> None:
+        """What to call (quick, must not raise) when every identity is to be renewed: a rotation has come so far."""
+        self._renew = renew
+
+    def advance(self, *, answered: bool) -> bool:
+        """Take a rotation further if it is time; whether its phase changed. `answered`: all clients hold what they were
+        given last."""
+        if self._snapshot is None or not self._rotation.advance(self.now(), answered=answered and not self._awaited()):
+            return False
+        match self._rotation.phase:
+            case Phase.RENEW:
+                self._renew()
+            case Phase.RETIRE:
+                self._trust_anew()
+        return True
+
+    @property
+    def rotation(self) -> RotationStatus:
+        """How far the change to the newest Marble root is."""
+        return self._rotation.status()
+
+    @property
+    def ca(self) -> CertificateAuthority | None:
+        """The CA that is served, None before there is a manifest."""
+        return self._ca
 
     def activated(self, marble: ActiveMarble) -> None:
         """An instance was verified and has an identity; again for the same UUID replaces it."""
         if self._manifest is None or marble.marble_type not in self._manifest.marbles:
             raise ValueError(f"marble type {marble.marble_type!r} is not in the manifest that the mesh serves")
-        self._marbles[marble.marble_type, marble.uuid] = marble
+        key = marble.marble_type, marble.uuid
+        self._marbles[key] = marble
+        self._absences.activated(key, self.now())
+        self._behind.discard(key)
+        self._rotation.issued()
+        if self._revoked.discard(key):
+            self._trust_anew()
         self._changed()
 
     def replace_identities(self, identities: Mapping[tuple[str, str], Identity]) -> None:
         """Renewed identities by (type, UUID); instances that are not known any more are skipped."""
         for key, identity in identities.items():
             if (marble := self._marbles.get(key)) is not None:
-                self._marbles[key] = ActiveMarble(
-                    marble.marble_type, marble.uuid, identity, marble.claims, marble.dns_names, marble.ip_addresses
-                )
+                self._marbles[key] = replace(marble, identity=identity)
+                if self._ca is not None and self._ca.intermediate in identity.certificates:
+                    self._behind.discard(key)  # one that was being made when the root changed is of the old one
         if identities:
+            self._rotation.renewed(self.now())
             self._changed()
 
-    def revoke(self, marble_type: str, uuid: str) -> None:
-        """The instance is no longer part of the mesh: its streams end, it is no endpoint any more."""
-        self._marbles.pop((marble_type, uuid), None)
-        self._endpoints.forget((marble_type, uuid))
-        if self._snapshot is not None:
-            self._snapshot.forget(marble_type, uuid)
+    @property
+    def marbles(self) -> tuple[ActiveMarble, ...]:
+        """Every instance that is known."""
+        return tuple(self._marbles.values())
+
+    def replace_served(self, served: Mapping[Instance, Mapping[str, Identity]]) -> None:
+        """Other certificate secrets for ports that present one; instances that are not known any more are skipped."""
+        for key in served.keys() & self._marbles.keys():
+            self._marbles[key] = replace(self._marbles[key], served=served[key])
+        self._changed()
+
+    def revoke(self, marble_type: str, uuid: str, why: str = "turned out by the operator") -> None:
+        """Turn an instance out: its streams end, it is no endpoint any more, and nobody talks to it."""
+        key = marble_type, uuid
+        if self._marbles.pop(key, None) is None:
+            return
+        self._behind.discard(key)
+        self._endpoints.forget(key)
+        self._revoked.add(key, why)
+        self._trust_anew()
         self._changed()
 
     # ---- who is there
@@ -156,7 +208,7 @@ class Mesh:
         if gateway is not None:
             return Client(Role.GATEWAY, gateway)
         try:
-            check_issued_by(certificate, self._ca.marble_root)
+            self._rotation.check_issued(certificate, now)
             identity = marble_identity(certificate)
         except (MaterialError, IdentityError) as e:
             raise AccessDenied(
@@ -164,11 +216,16 @@ class Mesh:
             ) from e
         if is_ca(certificate) or identity.spiffe_id.trust_domain != self._ca.trust_domain:
             raise AccessDenied("UNAUTHENTICATED", "untrusted", "certificate is not an identity of this mesh")
-        if (identity.type, identity.uuid) not in self._marbles:
-            raise AccessDenied(
-                "PERMISSION_DENIED", "not_activated", "this instance is not activated: activate it again"
-            )
+        key = identity.type, identity.uuid
+        self._refuse_revoked(key)
+        if key not in self._marbles:
+            self._readmit(certificate, identity)
         return Client(Role.MARBLE, identity.type, identity.uuid)
+
+    def _readmit(self, certificate: x509.Certificate, identity: MarbleIdentity) -> None:
+        if (marble := self.readmit(certificate, identity)) is None:
+            raise AccessDenied("PERMISSION_DENIED", "not_activated", NOT_ACTIVATED)
+        self.activated(marble)
 
     def check_node(self, client: Client, node: Node) -> None:
         """`node.id` may be anything, except the name of somebody else in this mesh. Raises AccessDenied."""
@@ -190,20 +247,7 @@ class Mesh:
 
         Raises AccessDenied for any other: a broken Marble must not draw others' connections to a stranger.
         """
-        value = _metadata(node, ADVERTISE)
-        if not value or client.role is not Role.MARBLE:
-            return None
-        marble = self._marble(client)
-        try:
-            address = ip_address(value)
-        except ValueError:
-            if value.lower() not in {name.lower() for name in marble.dns_names}:
-                raise _not_own_address() from None
-            return value.lower()
-        usable = not (address.is_unspecified or address.is_multicast)
-        if not usable or address not in {ip_address(str(a)) for a in marble.ip_addresses}:
-            raise _not_own_address()
-        return str(address)
+        return advertised(self._marble(client), node) if client.role is Role.MARBLE else None
 
     def connected(self, client: Client, node: Node, resolved: str | None = None) -> None:
         """A stream of the client begins. `resolved`: the IP address of an advertised DNS name, looked up by the caller;
@@ -213,9 +257,10 @@ class Mesh:
         if client.role is not Role.MARBLE:
             return
         key = (client.name, client.uuid)
+        self._absences.connected(key)
         before = self._endpoints.address(key)
-        changed = self._endpoints.connected(key, address if address is not None and _is_ip(address) else None)
-        if _metadata(node, RELAY) == "off":
+        changed = self._endpoints.connected(key, address if address is not None and is_ip(address) else None)
+        if not relays(node):
             # A co-located Envoy carries this Marble's data, so its worker will never acknowledge listeners.
             changed |= self._endpoints.ready(key)
         if changed or before != self._endpoints.address(key):
@@ -230,6 +275,21 @@ class Mesh:
     def disconnected(self, client: Client) -> None:
         """A stream of the client ended."""
         self._endpoints.disconnected((client.name, client.uuid), self.now())
+        self._absences.disconnected((client.name, client.uuid), self.now())
+
+    def forget_absent(self, away: timedelta, limit: int) -> tuple[tuple[str, str], ...]:
+        """Let go of instances without stream for `away`, and of more beyond `limit`; `readmit` may take them back."""
+        gone = tuple(self._absences.overdue(self.now() - away, len(self._marbles) - limit))
+        for key in gone:
+            self._marbles.pop(key, None)
+            self._behind.discard(key)
+            self._absences.forget(key)
+            self._endpoints.forget(key)
+            if self._snapshot is not None:
+                self._snapshot.forget(*key)
+        if gone:
+            self._changed()
+        return gone
 
     def expire(self) -> datetime | None:
         """Let go of instances whose grace is over; returns when to call again, None: after the next lost stream."""
@@ -258,15 +318,22 @@ class Mesh:
             LISTENER: routes.listeners,
             CLUSTER: routes.clusters,
             ENDPOINT: self._snapshot.endpoints(routes.endpoints, members),
-            SECRET: self._snapshot.secrets(marble.marble_type, marble.uuid, marble.identity),
+            SECRET: self._snapshot.secrets(marble.marble_type, marble.uuid, marble.identity, marble.served),
         }
 
+    def secrets(self, client: Client) -> Resources | None:
+        """What a Marble proves itself with and whom it trusts: the same object until it changes. None for others."""
+        marble = self._marbles.get((client.name, client.uuid)) if client.role is Role.MARBLE else None
+        if self._snapshot is None or marble is None:
+            return None
+        return self._snapshot.secrets(marble.marble_type, marble.uuid, marble.identity, marble.served)
+
     def trusted_certificates(self) -> bytes:
-        """PEM of everything that a TLS client certificate may chain to: the Marble root and the gateways' own."""
+        """PEM of everything that a TLS client certificate may chain to: Marble roots and the gateways' own."""
         if self._ca is None or self._manifest is None:
             return b""
         gateways = [g.certificate for g in self._manifest.mesh.gateways.values()]
-        return b"".join(c.public_bytes(Encoding.PEM) for c in (self._ca.marble_root, *gateways))
+        return b"".join(c.public_bytes(Encoding.PEM) for c in (*self._rotation.known(self.now()), *gateways))
 
     @property
     def serialised(self) -> int:
@@ -285,17 +352,32 @@ class Mesh:
 
     # ---- helpers
 
+    def _trust_anew(self) -> None:
+        if self._snapshot is not None and self._ca is not None:
+            self._snapshot.trust(self._rotation.bundle, self._revoked.names(self._ca.trust_domain))
+            self._changed()
+
+    def _awaited(self) -> bool:
+        """Whether a rotation has to wait for somebody who cannot answer now: identities that are still to be renewed,
+        and instances between two streams, who have not been away long enough to be taken for dead."""
+        renewing = self._rotation.phase is Phase.RENEW and not self._behind.isdisjoint(self._marbles)
+        return renewing or self._endpoints.absent(self.now())
+
+    def _refuse_revoked(self, instance: tuple[str, str]) -> None:
+        if (reason := self._revoked.reason(instance)) is not None:
+            raise AccessDenied("PERMISSION_DENIED", "revoked", reason)
+
     def _changed(self) -> None:
         self.version += 1
         for callback in list(self._watchers.values()):
             callback()
 
     def _marble(self, client: Client) -> ActiveMarble:
-        marble = self._marbles.get((client.name, client.uuid))
+        key = client.name, client.uuid
+        marble = self._marbles.get(key)
         if marble is None:
-            raise AccessDenied(
-                "PERMISSION_DENIED", "not_activated", "this instance is not activated: activate it again"
-            )
+            self._refuse_revoked(key)
+            raise AccessDenied("PERMISSION_DENIED", "not_activated", NOT_ACTIVATED)
         return marble
 
     def _bind_address(self, client: Client) -> str:
@@ -316,21 +398,3 @@ class Mesh:
         if self._manifest is None or (gateway := self._manifest.mesh.gateways.get(client.name)) is None:
             return ()
         return tuple(uri_names(gateway.certificate))
-
-
-def _metadata(node: Node, name: str) -> str:
-    return node.metadata.fields[name].string_value if name in node.metadata.fields else ""
-
-
-def _not_own_address() -> AccessDenied:
-    return AccessDenied(
-        "PERMISSION_DENIED", "bad_address", "the advertised address is not among the names of the certificate"
-    )
-
-
-def _is_ip(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True

@@ -83,6 +83,10 @@ class Endpoints:
                 state.kept = changed = True
         return changed
 
+    def absent(self, now: datetime) -> bool:
+        """Whether an instance is between two streams: gone, and within its grace."""
+        return any(s.lost_at is not None and s.lost_at + self._grace > now for s in self._states.values())
+
     def next_expiry(self) -> datetime | None:
         """When `expire` has something to do next, as far as is known now."""
         due = [s.lost_at + self._grace for s in self._states.values() if s.lost_at is not None and not s.kept]

@@ -8,11 +8,18 @@ UUID of an instance that has been activated before, for the first 1000 of them, 
 
 from __future__ import annotations
 
+from grpclib.const import Status
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 MAX_UUIDS = 1000
 OTHER_UUID = "other"
 UNKNOWN_TYPE = "unknown"
+
+# Go's spelling of the codes, which is what dashboards for MarbleRun filter by.
+GRPC_CODES = {status: "".join(word.capitalize() for word in status.name.split("_")) for status in Status} | {
+    Status.OK: "OK",
+    Status.CANCELLED: "Canceled",
+}
 
 _SECONDS = (0.005, 0.025, 0.1, 0.5, 1, 2.5, 5)
 _BYTES = (100, 1000, 2000, 5000, 10000)
@@ -103,16 +110,20 @@ class CoordinatorMetrics:
         self.grpc_sent = Counter("grpc_server_msg_sent", "Messages sent", labels, registry=registry).labels(*method)
         handled = Counter("grpc_server_handled", "RPCs completed", (*labels, "grpc_code"), registry=registry)
         self._grpc_handled = handled
-        for code in ("OK", "PermissionDenied", "FailedPrecondition", "InvalidArgument", "Internal"):
+        for code in GRPC_CODES.values():
             handled.labels(*method, code)
 
-    def grpc_handled(self, code: str) -> None:
-        """Count a finished Activate by its code in Go's spelling (`PermissionDenied`)."""
-        self._grpc_handled.labels("unary", "rpc.Marble", "Activate", code).inc()
+    def grpc_handled(self, status: Status) -> None:
+        """Count a finished Activate."""
+        self._grpc_handled.labels("unary", "rpc.Marble", "Activate", GRPC_CODES[status]).inc()
 
     def _scrape(self) -> None:
         prefix = "promhttp_metric_handler"
         registry = self.registry
         self.scrapes = Counter(f"{prefix}_requests", "Scrapes by code", ("code",), registry=registry)
-        self.scrapes.labels("200")
+        for code in ("200", "500", "503"):
+            self.scrapes.labels(code)
+        self.scrape_errors = Counter(f"{prefix}_errors", "Scrapes that failed", ("cause",), registry=registry)
+        for cause in ("encoding", "gathering"):
+            self.scrape_errors.labels(cause)
         self.scrapes_in_flight = Gauge(f"{prefix}_requests_in_flight", "Scrapes being served", registry=registry)

@@ -62,14 +62,23 @@ class MetricsListener:
         match request.rel_url.path:
             case "/metrics":
                 with self._metrics.scrapes_in_flight.track_inprogress():
-                    self._metrics.scrapes.labels("200").inc()
-                    body = generate_latest(self._metrics.registry)
-                return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_PLAIN_1_0_0})
+                    return self._scrape()
             case "/events":
                 text = json.dumps(self._events.to_json(), separators=(",", ":"))
                 return web.Response(text=text + "\n", content_type="application/json")
             case _:
                 return web.Response(status=HTTPStatus.NOT_FOUND, text="paths are /metrics and /events\n")
+
+    def _scrape(self) -> web.Response:
+        metrics = self._metrics
+        try:
+            body = generate_latest(metrics.registry)
+        except ValueError:  # a label or value that cannot be shown: a bug, but no reason to drop the connection
+            metrics.scrapes.labels("500").inc()
+            metrics.scrape_errors.labels("gathering").inc()
+            return web.Response(status=HTTPStatus.INTERNAL_SERVER_ERROR, text="metrics cannot be gathered\n")
+        metrics.scrapes.labels("200").inc()
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_PLAIN_1_0_0})
 
 
 class _Full(asyncio.Protocol):

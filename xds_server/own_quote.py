@@ -33,6 +33,11 @@ class OwnQuote:
         """Issue the quote without nonce; raises QuoteUnavailable, for without it nobody can trust this Coordinator."""
         self._cached = await self._issue(b"")
 
+    async def rebind(self, root_der: bytes) -> None:
+        """Speak for another root from now on (recovery); raises QuoteUnavailable, and then for the old one still."""
+        cached = await self._issue(b"", root_der)
+        self._root_der, self._cached = root_der, cached
+
     async def get(self, nonce: bytes) -> bytes:
         """The quote in MarbleRun's wire form; `nonce` at most MAX_NONCE bytes. Raises QuoteUnavailable."""
         if not nonce and self._cached is not None:
@@ -43,10 +48,10 @@ class OwnQuote:
         """Take no more; what is being issued is not waited for."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def _issue(self, nonce: bytes) -> bytes:
+    async def _issue(self, nonce: bytes, root_der: bytes | None = None) -> bytes:
         if self._waiting >= MAX_WAITING:
             raise QuoteUnavailable(f"more than {MAX_WAITING} quotes asked for at once: try again")
-        report_data = coordinator_report_data(self._root_der, nonce)
+        report_data = coordinator_report_data(root_der or self._root_der, nonce)
         self._waiting += 1
         try:
             async with asyncio.timeout(self._timeout):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Coordinator as a process: wired once, top to bottom, in start order.
 
-    sockets ─► attestation ─► CA and own quote ─► xDS server ─► start-up manifest ─► serve ─► until told to stop
+    sockets ─► attestation ─► state ─► own quote ─► start-up manifest ─► xDS server ─► serve ─► until told to stop
 
 Sockets are bound first, so that a taken port is one clear line before anything is made. Nothing is accepted on them
 until the Coordinator can answer.
@@ -17,25 +17,17 @@ import socket
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 
-from sds.attestation.appraiser import Appraiser
-from sds.attestation.collateral import CollateralSource, DirectoryCollateral
-from sds.attestation.errors import AttestationError
-from sds.attestation.issuer import Issuer
-from sds.attestation.pccs import PccsCollateral
-from sds.attestation.select import choose_issuer
-from sds.attestation.simulated import SimulatedEnclave, SimulatedPlatform, default_platform_dir
-from sds.attestation.verify import DcapVerifier
 from sds.ca import CertificateAuthority
 from sds.logs import get_logger
 from xds_server import config as settings
 from xds_server.ads import XdsServer
-from xds_server.client_api import ClientApi
+from xds_server.attestation_choice import StartError, choose_attestation, now
+from xds_server.client_api import ALPN, ClientApi
 from xds_server.client_api_routes import routes
 from xds_server.config import CoordinatorConfig, ListenAddress, named
-from xds_server.coordinator import MAX_MANIFEST, Coordinator, Ports
+from xds_server.coordinator import Coordinator
+from xds_server.core import Ports
 from xds_server.errors import CoordinatorError
 from xds_server.events import EventLog
 from xds_server.marble_api import MarbleApi
@@ -43,6 +35,8 @@ from xds_server.mesh import Mesh
 from xds_server.metrics import CoordinatorMetrics
 from xds_server.metrics_listener import MetricsListener
 from xds_server.own_quote import OwnQuote
+from xds_server.startup import make_coordinator, open_state
+from xds_server.store import Store
 from xds_server.tls_context import ServerCredential
 from xds_server.tls_front import TlsFront, TlsFrontConfig
 from xds_server.xds_metrics import XdsMetrics
@@ -50,18 +44,6 @@ from xds_server.xds_metrics import XdsMetrics
 GRACE = 5.0  # seconds for requests in flight when told to stop
 
 _log = get_logger("xds_server")
-
-
-class StartError(CoordinatorError):
-    """The Coordinator cannot start; the text says what to change."""
-
-
-@dataclass(frozen=True, slots=True)
-class Attestation:
-    """Who we are to others, and how we judge them."""
-
-    issuer: Issuer
-    appraiser: Appraiser
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,94 +55,58 @@ class Sockets:
     prometheus: socket.socket | None
 
 
-def now() -> datetime:
-    return datetime.now(UTC)
-
-
 async def run(config: CoordinatorConfig, env: Mapping[str, str], version: str) -> None:
     """Serve until SIGTERM or SIGINT; raises StartError."""
     with ExitStack() as stack:
         sockets = _bind_all(config, stack)
         attestation = choose_attestation(config, env)
-        metrics = CoordinatorMetrics(version)
-        events = EventLog()
-        ca = CertificateAuthority.create(config.dns_names, config.ip_addresses, now())
-        own_quote = OwnQuote(attestation.issuer, ca.root_der)
-        stack.callback(own_quote.stop)
-        mesh = Mesh(now)
-        coordinator = Coordinator(
-            ca,
-            Ports(
+        _announce(config, version)
+        opened = open_state(config, attestation, stack)
+        own_quote = None
+        if attestation.issuer is not None:
+            own_quote = OwnQuote(attestation.issuer, opened.records.ca.root_der)
+            stack.callback(own_quote.stop)
+        metrics, events, mesh = CoordinatorMetrics(version), EventLog(), Mesh(now)
+
+        def ports(store: Store) -> Ports:
+            return Ports(
                 own_quote=own_quote,
                 appraiser=attestation.appraiser,
+                store=store,
                 mesh=mesh,
                 clock=now,
                 jitter=random.SystemRandom().random,
                 metrics=metrics,
                 events=events,
-            ),
-            simulation=config.simulation,
-        )
-        _announce(config, version)
+            )
+
         try:
-            await own_quote.start()
-            _set_startup_manifest(coordinator, config.startup_manifest)
+            coordinator = await make_coordinator(config, opened, own_quote, ports)
         except CoordinatorError as e:
             raise StartError(str(e)) from e
         await _serve(config, sockets, coordinator, (mesh, metrics, events))
-
-
-def choose_attestation(config: CoordinatorConfig, env: Mapping[str, str]) -> Attestation:
-    """The simulated platform if, and only if, it was asked for; else this machine's TEE. Raises StartError."""
-    try:
-        if config.simulation:
-            return _simulated(config, env)
-        issuer = choose_issuer(config.platform)
-    except AttestationError as e:
-        raise StartError(str(e)) from e
-    return Attestation(issuer, Appraiser(DcapVerifier.intel(), _collateral(config), now))
-
-
-def _simulated(config: CoordinatorConfig, env: Mapping[str, str]) -> Attestation:
-    directory = config.simulated_platform or default_platform_dir(env)
-    platform = SimulatedPlatform.open(directory, now(), now)
-    default = SimulatedEnclave.default("coordinator")
-    enclave = SimulatedEnclave(default.unique_id, default.signer_id, product_id=3, security_version=3)
-    if config.simulated_enclave is not None:
-        enclave = config.simulated_enclave
-    return Attestation(platform.issuer(enclave), Appraiser(platform.verifier(), platform.collateral, now))
-
-
-def _collateral(config: CoordinatorConfig) -> CollateralSource:
-    if config.collateral_dir is not None:
-        return DirectoryCollateral(config.collateral_dir)
-    if config.pccs_url is not None:
-        return PccsCollateral(config.pccs_url)
-    raise StartError(
-        "no source of attestation collateral, so no Marble could be verified: "
-        f"give {named(settings.PCCS_URL)} or {named(settings.COLLATERAL_DIR)}"
-    )
 
 
 def _announce(config: CoordinatorConfig, version: str) -> None:
     _log.info("Starting coordinator", version=version, commit="", distributed=False)
     if config.simulation:
         _log.warning("SIMULATION MODE: attestation is simulated and proves nothing, use no real secrets")
-    _log.warning(
-        "state is in memory only: a restart forgets the manifest, the certificate authority and every Marble",
-        ignored_seal_dir=str(config.seal_dir) if config.seal_dir else None,
-    )
+    if config.insecure:
+        _log.warning(
+            "INSECURE: NO ATTESTATION AT ALL. Any program that reaches the Marble API is a Marble, this Coordinator "
+            "proves nothing about itself, and its state is on disk with the key beside it. Use no real secrets"
+        )
 
 
-def _set_startup_manifest(coordinator: Coordinator, path: Path | None) -> None:
-    if path is None:
-        return
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_MANIFEST + 1)
-    except OSError as e:
-        raise StartError(f"{named(settings.STARTUP_MANIFEST)}: cannot read {path}: {e.strerror}") from e
-    coordinator.set_manifest(raw)
+class _Credentials:
+    """What the two public ports present; replaced together when another CA takes over."""
+
+    def __init__(self, ca: CertificateAuthority) -> None:
+        self.use(ca)
+
+    def use(self, ca: CertificateAuthority) -> None:
+        self.root = ServerCredential((ca.root,), ca.root_key.load())
+        self.marble_root = ServerCredential((ca.marble_root,), ca.intermediate_key.load())
 
 
 async def _serve(
@@ -170,27 +116,26 @@ async def _serve(
     parts: tuple[Mesh, CoordinatorMetrics, EventLog],
 ) -> None:
     mesh, metrics, events = parts
-    ca = coordinator.ca
-    root = ServerCredential((ca.root,), ca.root_key.load())
-    marble_root = ServerCredential((ca.marble_root,), ca.intermediate_key.load())
+    credentials = _Credentials(coordinator.ca)
+    coordinator.on_ca(credentials.use)
     client_api = ClientApi(routes(coordinator), metrics)
     marble_api = MarbleApi(coordinator, metrics).service()
     client_front = TlsFront(
-        TlsFrontConfig(alpn=(b"http/1.1",)),
-        lambda: root,
+        TlsFrontConfig(alpn=ALPN),
+        lambda: credentials.root,
         client_api.connect,
         _refused("client", config.http_error_log_level, metrics),
     )
     mesh_front = TlsFront(
         TlsFrontConfig(alpn=(b"h2",), alpn_required=True, require_client_certificate=True),
-        lambda: marble_root,
+        lambda: credentials.marble_root,
         marble_api.connect,
         _refused("mesh", config.http_error_log_level, metrics),
     )
     metrics_listener = MetricsListener(metrics, events)
     xds = XdsServer(mesh, get_logger("xds_server.ads"), XdsMetrics(metrics.registry))
     try:
-        xds_port = await xds.start(config.xds_addr.host or _everywhere(), config.xds_addr.port, ca)
+        xds_port = await xds.start(config.xds_addr.host or _everywhere(), config.xds_addr.port, coordinator.ca)
     except OSError as e:
         raise _taken(settings.XDS_ADDR, config.xds_addr, e) from e
     try:
@@ -212,6 +157,7 @@ async def _serve(
         marble_api.stop()
         await client_api.stop(GRACE)
         await asyncio.gather(client_front.stop(GRACE), mesh_front.stop(GRACE), metrics_listener.stop(), xds.stop())
+        await coordinator.close()
         _log.info("coordinator stopped")
 
 

@@ -3,7 +3,9 @@
 
 An identity is renewed between 60 % and 70 % of its life, at a point of its own, so that a fleet that started together
 does not renew in one second. With the default of 24 hours that leaves more than seven hours in which a Coordinator that
-is away harms nobody. `rotate_all` renews everything now, which an operator asks for with SIGHUP.
+is away harms nobody. `rotate_all` renews everything now: an operator asks for it with SIGHUP, and the mesh when another
+root has been made known to everybody. While it is being made known (`held`) nobody is renewed, because an identity of
+the new root would be shown to peers who do not have that root yet.
 
 Limits: `MAX_INSTANCES` instances; beyond it the one activated longest ago is no longer renewed. A renewal takes about
 3 ms of CPU, so 20 000 of them in 24 hours are a minute.
@@ -14,8 +16,8 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 from sds.ca import CertificateAuthority, LeafTemplate
 from sds.material import Identity
@@ -75,6 +77,23 @@ class Identities:
         """Whose identity has to be renewed at `now`."""
         return [instance for instance, entry in self._entries.items() if entry.due <= now]
 
+    def use_ca(self, ca: CertificateAuthority) -> None:
+        """Issue under another CA from now on."""
+        self._ca = ca
+
+    def adopt(self, fingerprint: str, lifetime: timedelta) -> None:
+        """Another manifest is in force, which allows all that are still known here: identities say so from now on, and
+        live as long as it says."""
+        for instance, entry in self._entries.items():
+            claims = entry.template.claims
+            if claims is not None:
+                claims = {**claims, "manifest": fingerprint}
+            self._entries[instance] = _Entry(replace(entry.template, claims=claims, lifetime=lifetime), entry.due)
+
+    def forget(self, instance: Instance) -> None:
+        """Renew it no more; what it has lives on to its end."""
+        self._entries.pop(instance, None)
+
     def everybody(self) -> list[Instance]:
         return list(self._entries)
 
@@ -92,16 +111,23 @@ Replace = Callable[[Mapping[Instance, Identity]], None]
 class Renewer:
     """The task: sleeps until somebody is due, renews in batches, hands the new identities over."""
 
-    def __init__(self, identities: Identities, clock: Callable[[], datetime], replace: Replace) -> None:
+    def __init__(
+        self,
+        identities: Identities,
+        clock: Callable[[], datetime],
+        replace: Replace,
+        held: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._identities = identities
         self._clock = clock
         self._replace = replace
+        self._held = held
         self._wake = asyncio.Event()
         self._all = False
         self.renewed = 0
 
     def rotate_all(self) -> None:
-        """Renew every identity now (SIGHUP)."""
+        """Renew every identity now (SIGHUP, another root), or as soon as nothing holds that up."""
         self._all = True
         self._wake.set()
 
@@ -122,12 +148,16 @@ class Renewer:
 
     async def step(self) -> int:
         """Renew what is due now; the number of new identities."""
+        if self._held():
+            return 0
         everybody, self._all = self._all, False
         instances = self._identities.everybody() if everybody else self._identities.due(self._clock())
         count = 0
         for start in range(0, len(instances), BATCH):
             renewed = {}
             for instance in instances[start : start + BATCH]:
+                if self._held():
+                    break  # another root came in between: the end of its introduction renews everybody
                 identity = self._identities.renew(instance, self._clock())
                 if identity is not None:
                     renewed[instance] = identity
@@ -140,6 +170,6 @@ class Renewer:
 
     def _pause(self) -> float:
         due = self._identities.next_due()
-        if due is None:
+        if due is None or self._held():  # whoever holds it up wakes it again
             return _LONGEST_SLEEP
         return min(max((due - self._clock()).total_seconds(), 0.0), _LONGEST_SLEEP)

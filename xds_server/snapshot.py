@@ -5,7 +5,8 @@
       .marble_routes(type, bind)   listeners and clusters of a type   shared by all its instances with that bind address
       .gateway_routes()            clusters of every port             shared by all gateways
       .endpoints(names, members)   who is behind a cluster            shared by all that talk to the type
-      .secrets(type, identity)     what one instance proves itself with, and whom it trusts
+      .secrets(type, identity)     what one instance proves itself with, whom it trusts, and whom no more
+  .trust(bundle, revoked)      while roots change, and when somebody is turned out
 
 Caches are by content: an activation or a renewal rebuilds what concerns that one Marble, and the mapping of everything
 else stays the same object, so that streams skip it by identity. `serialised` counts, for tests and curiosity.
@@ -16,7 +17,7 @@ and a gateway carries ciphertext between two ends without being one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -33,20 +34,27 @@ from sds.resources import (
     ENDPOINT,
     IDENTITY_NAME,
     LISTENER,
+    REVOKED_NAME,
     Resource,
     bundle_secret,
     identity_secret,
     make_resource,
+    revoked_secret,
 )
 from xds_server import snapshot_routes as routes
+from xds_server.served_certificates import served_names
 from xds_server.snapshot_tls import SnapshotError, bundle_name, gateway_name
 
 Resources = Mapping[str, Resource]
+Identities = Mapping[str, Identity]
 Member = tuple[str, int]  # IP address, health status
 # Who is behind a Marble type right now, sorted.
 Members = Callable[[str], Sequence[Member]]
 
 DEFAULT_BIND = "0.0.0.0"
+NOTHING: Identities = MappingProxyType({})
+# A port without `Peers` names every type, and no client takes more than 4096 names for one port.
+MAX_TYPES = 4000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +76,32 @@ class Routes:
 
 
 class Snapshot:
-    """All resources of one manifest under one CA. Raises SnapshotError if the manifest cannot be served."""
+    """All resources of one manifest under one CA. Raises SnapshotError if the manifest cannot be served.
 
-    def __init__(self, manifest: Manifest, ca: CertificateAuthority) -> None:
+    `bundle`: the roots that are trusted while one replaces the other; without it the CA's own. `revoked`: SPIFFE IDs of
+    instances that nobody is to talk to.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        ca: CertificateAuthority,
+        bundle: TrustBundle | None = None,
+        revoked: Iterable[str] = (),
+    ) -> None:
         self.serialised = 0
         self._manifest = manifest
         self._trust_domain = ca.trust_domain
-        self._bundle = ca.bundle
+        self._bundle = bundle or ca.bundle
+        self._revoked = revoked_secret(revoked)
         self._routes: dict[tuple[str, str], Routes] = {}
         self._gateway_routes: Routes | None = None
         self._endpoints: dict[EndpointKey, tuple[tuple[Member, ...], Resource]] = {}
         self._endpoint_maps: dict[tuple[EndpointKey, ...], Resources] = {}
         self._shared_secrets: dict[str, Resources] = {}
-        self._secrets: dict[tuple[str, str], tuple[Identity, Resources]] = {}
+        self._secrets: dict[tuple[str, str], tuple[Identity, Identities, Resources]] = {}
+        if len(manifest.marbles) > MAX_TYPES:
+            raise SnapshotError(f"Marbles: {len(manifest.marbles)} types, at most {MAX_TYPES} can be served")
         self._check_gateways()
         for marble_type in manifest.marbles:  # now, so that a bad manifest is refused before anything depends on it
             self.marble_routes(marble_type, DEFAULT_BIND)
@@ -145,15 +166,25 @@ class Snapshot:
             known = self._endpoints[key] = (members, self._make(ENDPOINT, key.name, message))
         return known[1]
 
-    def secrets(self, marble_type: str, uuid: str, identity: Identity) -> Resources:
-        """One instance's identity and the bundles it trusts, also under their SPIFFE names (as SPIRE offers them)."""
+    def secrets(self, marble_type: str, uuid: str, identity: Identity, served: Identities = NOTHING) -> Resources:
+        """One instance's identity and the bundles it trusts, also under their SPIFFE names (as SPIRE offers them), and
+        what else its ports present."""
         known = self._secrets.get((marble_type, uuid))
-        if known is None or known[0] is not identity:
+        if known is None or known[0] is not identity or known[1] is not served:
             own = [identity_secret(name, identity) for name in (IDENTITY_NAME, str(identity.spiffe_id))]
+            # Only what a port of this manifest presents: the store may hold more by the same names.
+            wanted = served_names(self._manifest, marble_type)
+            own += [identity_secret(name, other) for name, other in served.items() if name in wanted]
             self.serialised += len(own)
             secrets = {**self._trusted(marble_type), **{resource.name: resource for resource in own}}
-            known = self._secrets[marble_type, uuid] = (identity, MappingProxyType(secrets))
-        return known[1]
+            known = self._secrets[marble_type, uuid] = (identity, served, MappingProxyType(secrets))
+        return known[2]
+
+    def trust(self, bundle: TrustBundle, revoked: Iterable[str]) -> None:
+        """Other roots, other revoked instances. Listeners and clusters stay as they are."""
+        self._bundle, self._revoked = bundle, revoked_secret(revoked)
+        self._shared_secrets.clear()
+        self._secrets.clear()
 
     def forget(self, marble_type: str, uuid: str) -> None:
         """Drop what is kept for one instance."""
@@ -166,7 +197,8 @@ class Snapshot:
                 if (name := bundle_name(entry, self._manifest)) != BUNDLE_NAME:
                     bundles[name] = self._with_gateways(entry)
             self.serialised += len(bundles)
-            self._shared_secrets[marble_type] = {name: bundle_secret(name, b) for name, b in bundles.items()}
+            secrets = {name: bundle_secret(name, b) for name, b in bundles.items()}
+            self._shared_secrets[marble_type] = secrets | {REVOKED_NAME: self._revoked}
         return self._shared_secrets[marble_type]
 
     def _with_gateways(self, entry: Incoming) -> TrustBundle:

@@ -18,7 +18,8 @@ from manifests import address as manifest_address
 from manifests.address import parse_port
 from manifests.model import Incoming, Manifest, Outgoing
 from sds.wire import envoy_pb2
-from xds_server.snapshot_tls import SnapshotError, ads, downstream, pack, upstream
+from xds_server.served_certificates import unfit
+from xds_server.snapshot_tls import SnapshotError, ads, downstream, is_reserved_secret, pack, upstream
 
 TCP_PROXY = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 
@@ -32,17 +33,23 @@ _LABEL = re.compile(r"[a-zA-Z0-9_](?:[a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?")
 
 
 def incoming_of(manifest: Manifest, marble_type: str) -> tuple[Incoming, ...]:
-    """All ports of a type. Raises SnapshotError for a port that stands twice or asks for what is not offered."""
+    """All ports of a type. Raises SnapshotError for a port that stands twice, or presents what is no certificate."""
     found: dict[str, Incoming] = {}
     for tag in manifest.marbles[marble_type].tls:
         for entry in manifest.tls[tag].incoming:
-            if entry.cert or entry.disable_client_auth:
-                raise SnapshotError(
-                    f"TLS.{tag}.Incoming.{entry.port}: only mutual TLS with attested identities is served"
-                )
+            if entry.cert and (problem := _cannot_present(entry.cert, manifest)):
+                raise SnapshotError(f"TLS.{tag}.Incoming.{entry.port}: {problem}")
             if found.setdefault(entry.port, entry) != entry:
                 raise SnapshotError(f"Marbles.{marble_type}: port {entry.port} stands in two tags with different rules")
     return tuple(found.values())
+
+
+def _cannot_present(secret: str, manifest: Manifest) -> str | None:
+    if is_reserved_secret(secret):
+        return (
+            f"secret {secret!r} has a name that stands for the Marble's own identity or trust: call it something else"
+        )
+    return unfit(manifest.secrets[secret])
 
 
 def outgoing_of(manifest: Manifest, marble_type: str) -> tuple[Outgoing, ...]:

@@ -19,8 +19,8 @@ from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import BoolValue
 
 from manifests.model import Incoming, Manifest, Outgoing
-from sds.identity import RESERVED_DOMAIN, any_marble_prefix, type_prefix, uri_names
-from sds.resources import BUNDLE_NAME, IDENTITY_NAME
+from sds.identity import RESERVED_DOMAIN, type_prefix, uri_names
+from sds.resources import BUNDLE_NAME, IDENTITY_NAME, REVOKED_NAME
 from sds.wire import envoy_pb2
 from xds_server.errors import ManifestRefused
 
@@ -58,8 +58,10 @@ def bundle_name(incoming: Incoming, manifest: Manifest) -> str:
 
 def downstream(incoming: Incoming, manifest: Manifest, trust_domain: str) -> envoy_pb2.TransportSocket:
     """Server side of a port that the worker terminates."""
+    if incoming.cert:
+        return _presenting(incoming.cert)
     if incoming.peers is None:
-        matchers = [_prefix(any_marble_prefix(trust_domain))]
+        matchers = _any_marble(manifest, trust_domain)
     else:
         matchers = [_peer(peer, manifest, trust_domain) for peer in incoming.peers]
     context = envoy_pb2.DownstreamTlsContext(
@@ -69,27 +71,50 @@ def downstream(incoming: Incoming, manifest: Manifest, trust_domain: str) -> env
     return envoy_pb2.TransportSocket(name="tls", typed_config=pack(DOWNSTREAM_TLS, context))
 
 
+def _presenting(secret: str) -> envoy_pb2.TransportSocket:
+    """Server side of a port for clients outside of the mesh: a certificate secret, and nothing is asked of them."""
+    common = envoy_pb2.CommonTlsContext(
+        tls_params=_versions(),
+        tls_certificate_sds_secret_configs=[envoy_pb2.SdsSecretConfig(name=secret, sds_config=ads())],
+    )
+    context = envoy_pb2.DownstreamTlsContext(
+        common_tls_context=common, require_client_certificate=BoolValue(value=False)
+    )
+    return envoy_pb2.TransportSocket(name="tls", typed_config=pack(DOWNSTREAM_TLS, context))
+
+
+def is_reserved_secret(name: str) -> bool:
+    """Is this the SDS name of what a Marble proves itself with, or of whom it trusts or refuses?"""
+    return name in (IDENTITY_NAME, BUNDLE_NAME, REVOKED_NAME) or name.startswith((f"{BUNDLE_NAME}|", "spiffe://"))
+
+
 def upstream(outgoing: Outgoing, manifest: Manifest, trust_domain: str, sni: str) -> envoy_pb2.TransportSocket:
     """Client side towards a peer: the named type, else the type that is addressed, else any Marble."""
     peer = outgoing.peer or (outgoing.addr if outgoing.addr in manifest.marbles else None)
-    prefix = any_marble_prefix(trust_domain) if peer is None else type_prefix(trust_domain, peer)
-    context = envoy_pb2.UpstreamTlsContext(common_tls_context=_common([_prefix(prefix)], BUNDLE_NAME), sni=sni)
+    matchers = _any_marble(manifest, trust_domain) if peer is None else [_prefix(type_prefix(trust_domain, peer))]
+    context = envoy_pb2.UpstreamTlsContext(common_tls_context=_common(matchers, BUNDLE_NAME), sni=sni)
     return envoy_pb2.TransportSocket(name="tls", typed_config=pack(UPSTREAM_TLS, context))
 
 
 def _common(matchers: Iterable[envoy_pb2.SubjectAltNameMatcher], bundle: str) -> envoy_pb2.CommonTlsContext:
     return envoy_pb2.CommonTlsContext(
-        tls_params=envoy_pb2.TlsParameters(
-            # Both ends are ours or an Envoy: 1.3 only. Envoy's client would otherwise offer 1.2 at most.
-            tls_minimum_protocol_version=_TLS_1_3,
-            tls_maximum_protocol_version=_TLS_1_3,
-        ),
+        tls_params=_versions(),
         tls_certificate_sds_secret_configs=[envoy_pb2.SdsSecretConfig(name=IDENTITY_NAME, sds_config=ads())],
         combined_validation_context=envoy_pb2.CombinedCertificateValidationContext(
             default_validation_context=envoy_pb2.CertificateValidationContext(match_typed_subject_alt_names=matchers),
             validation_context_sds_secret_config=envoy_pb2.SdsSecretConfig(name=bundle, sds_config=ads()),
         ),
     )
+
+
+def _versions() -> envoy_pb2.TlsParameters:
+    # Both ends are ours or an Envoy: 1.3 only. Envoy's client would otherwise offer 1.2 at most.
+    return envoy_pb2.TlsParameters(tls_minimum_protocol_version=_TLS_1_3, tls_maximum_protocol_version=_TLS_1_3)
+
+
+def _any_marble(manifest: Manifest, trust_domain: str) -> list[envoy_pb2.SubjectAltNameMatcher]:
+    """Every type by name and not all of them by one prefix: a type that the manifest drops must not match any more."""
+    return [_prefix(type_prefix(trust_domain, marble_type)) for marble_type in sorted(manifest.marbles)]
 
 
 def _prefix(prefix: str) -> envoy_pb2.SubjectAltNameMatcher:

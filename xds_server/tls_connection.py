@@ -19,12 +19,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from cryptography.hazmat.primitives.serialization import Encoding
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
 from xds_server.tls_context import reason_of
 
 _RECORD = 16 * 1024  # the largest plaintext of a TLS record
 _CIPHERTEXT = 64 * 1024
+# OpenSSL takes up to 100 KiB of certificates. Who needs more than a leaf and its intermediates is no client of ours.
+_MAX_CERTIFICATES = 8
 
 InnerFactory = Callable[["TlsTransport"], asyncio.Protocol]
 Refused = Callable[[str, str], None]  # peer address, reason
@@ -35,6 +37,8 @@ class TlsFrontConfig:
     """Limits of one port; seconds and counts.
 
     An open connection costs about 60 KiB in OpenSSL and 100 KiB with a request in flight: 512 of them are 50 MiB.
+    One source (an IPv4 address, an IPv6 /64) gets half of both: so one machine cannot keep others out, and many honest
+    clients behind one load balancer or one node's address translation still find room.
     """
 
     alpn: tuple[bytes, ...]
@@ -58,13 +62,13 @@ class Port(Protocol):
 
     def forget(self, connection: Connection) -> None: ...
 
-    def shaking(self, change: int) -> None: ...
+    def shaking(self, connection: Connection, change: int) -> None: ...
 
     def context(self) -> SSL.Context | None: ...
 
 
 class TlsTransport(asyncio.Transport):
-    """What the inner protocol writes to; extra info `peer_certificate_der` is the client's certificate or None."""
+    """What the inner protocol writes to; extra info `peer_certificates` are the client's certificates, leaf first."""
 
     def __init__(self, connection: Connection, outer: asyncio.Transport, extra: dict[str, Any]) -> None:
         super().__init__(extra)
@@ -74,8 +78,18 @@ class TlsTransport(asyncio.Transport):
     @property
     def peer_certificate_der(self) -> bytes | None:
         """The certificate whose key this client proved to hold, unverified otherwise."""
-        der = self.get_extra_info("peer_certificate_der")
-        return der if isinstance(der, bytes) else None
+        return next(iter(self.peer_certificates), None)
+
+    @property
+    def peer_certificates(self) -> tuple[bytes, ...]:
+        """Everything the client sent in its certificate message, DER, leaf first; only the leaf's key is proven."""
+        found: tuple[bytes, ...] = self.get_extra_info("peer_certificates", ())
+        return found
+
+    @property
+    def alpn(self) -> str:
+        """The protocol agreed on, empty if none."""
+        return str(self.get_extra_info("alpn", ""))
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -158,6 +172,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._outer = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         peer = transport.get_extra_info("peername")
+        self.host = str(peer[0]) if isinstance(peer, tuple) else "unknown"
         self._peer = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "unknown"
         reason = self._port.admit(self)
         if reason is not None:
@@ -170,7 +185,7 @@ class Connection(asyncio.Protocol):
         self._tls = SSL.Connection(context, None)
         self._tls.set_accept_state()
         self._handshaking = True
-        self._port.shaking(+1)
+        self._port.shaking(self, +1)
         self._arm(self._port.config.handshake_timeout, "handshake took too long")
 
     def data_received(self, data: bytes) -> None:
@@ -231,13 +246,12 @@ class Connection(asyncio.Protocol):
 
     def _open(self, chosen: bytes) -> None:
         try:
-            certificate = self._tls.get_peer_certificate(as_cryptography=True)
-            der = certificate.public_bytes(Encoding.DER) if certificate is not None else None
+            certificates = _peer_certificates(self._tls)
         except ValueError as error:
             self._refuse(f"client certificate cannot be parsed: {error}")
             return
         extra = {
-            "peer_certificate_der": der,
+            "peer_certificates": certificates,
             "alpn": chosen.decode("ascii", "replace"),
             "sslcontext": self._tls.get_context(),  # aiohttp: this request is https
         }
@@ -249,7 +263,7 @@ class Connection(asyncio.Protocol):
     def _end_handshake(self) -> None:
         if self._handshaking:
             self._handshaking = False
-            self._port.shaking(-1)
+            self._port.shaking(self, -1)
 
     def _refuse(self, reason: str) -> None:
         """Let an alert that is already in the buffer reach the peer, then close."""
@@ -364,3 +378,14 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _peer_certificates(tls: SSL.Connection) -> tuple[bytes, ...]:
+    """Leaf first, none if the client sent none; raises ValueError if the leaf is no certificate for us."""
+    leaf = tls.get_peer_certificate(as_cryptography=True)
+    if leaf is None:
+        return ()
+    first = leaf.public_bytes(Encoding.DER)
+    # On the server's side OpenSSL leaves the leaf out of the chain.
+    rest = (tls.get_peer_cert_chain() or [])[: _MAX_CERTIFICATES - 1]
+    return (first, *(crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate) for certificate in rest))

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import Counter
+from ipaddress import IPv6Address, ip_address
 
 from OpenSSL import SSL
 
@@ -33,6 +35,8 @@ class TlsFront:
         self._credential = credential
         self._context: tuple[ServerCredential, SSL.Context] | None = None
         self._connections: set[Connection] = set()
+        self._sources: Counter[str] = Counter()  # connections
+        self._shaking: Counter[str] = Counter()  # handshakes
         self._server: asyncio.Server | None = None
 
     @property
@@ -67,16 +71,25 @@ class TlsFront:
             return f"too many connections ({self.config.max_connections})"
         if self.handshakes >= self.config.max_handshakes:
             return f"too many handshakes in flight ({self.config.max_handshakes})"
+        source = source_of(connection.host)
+        if self._sources[source] >= (self.config.max_connections + 1) // 2:
+            return f"too many connections from {source} ({self._sources[source]})"
+        if self._shaking[source] >= (self.config.max_handshakes + 1) // 2:
+            return f"too many handshakes in flight from {source} ({self._shaking[source]})"
         self._connections.add(connection)
+        _count(self._sources, connection, +1)
         return None
 
-    def shaking(self, change: int) -> None:
+    def shaking(self, connection: Connection, change: int) -> None:
         """A handshake begins (+1) or ends (-1)."""
         self.handshakes += change
+        _count(self._shaking, connection, change)
 
     def forget(self, connection: Connection) -> None:
         """The connection is gone."""
-        self._connections.discard(connection)
+        if connection in self._connections:  # else it was never admitted
+            self._connections.discard(connection)
+            _count(self._sources, connection, -1)
 
     def context(self) -> SSL.Context | None:
         """The context of the certificate that is current *now*; None while there is none."""
@@ -91,3 +104,24 @@ class TlsFront:
             )
             self._context = (credential, context)
         return self._context[1]
+
+
+def _count(counter: Counter[str], connection: Connection, change: int) -> None:
+    """Sources that have nothing left are forgotten, or every address that ever came would stay."""
+    source = source_of(connection.host)
+    counter[source] += change
+    if not counter[source]:
+        del counter[source]
+
+
+def source_of(host: str) -> str:
+    """Who counts as one source: an IPv4 address, or the /64 of an IPv6 address, which is what one machine gets."""
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if not isinstance(address, IPv6Address):
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return f"{IPv6Address(int(address) >> 64 << 64)}/64"

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from sds.discovery import Kind, ProtocolError, Receipt, Stream, TypeStatus
-from sds.resources import LISTENER
+from sds.discovery import Kind, ProtocolError, Receipt, Stream, TypeStatus, View
+from sds.resources import LISTENER, SECRET
 from sds.wire.discovery_pb2 import Node
 from xds_server.mesh import Client, Mesh
 from xds_server.xds_metrics import XdsMetrics, short_type
@@ -77,6 +77,7 @@ class Session:
         self._log = log
         self._metrics = metrics
         self._wake = asyncio.Event()
+        self._view: View = {}
         self._stale_view = True
         self._ended = False
         self._stopping = False
@@ -99,6 +100,12 @@ class Session:
     @property
     def client(self) -> Client:
         return self._peer.client
+
+    @property
+    def trusts_as_told(self) -> bool:
+        """Whether the client holds the newest of the secrets that it asked for: its identity, and whom to believe."""
+        told = not self._view or self._view.get(SECRET) is self._mesh.secrets(self.client)
+        return told and self._stream.is_current(SECRET)
 
     @property
     def status(self) -> ClientStatus:
@@ -186,7 +193,8 @@ class Session:
                 return
             if self._stale_view:
                 self._stale_view = False
-                self._stream.update(self._mesh.view(self.client))
+                self._view = self._mesh.view(self.client)
+                self._stream.update(self._view)
             if not await self._write_next():
                 await self._sleep()
 

@@ -7,17 +7,44 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import typer
+from typer.completion import completion_init  # type: ignore[attr-defined]
+from typer.core import TyperGroup
 
 from manifests.errors import ManifestError
-from marblemesh.cli import certificate_verbs, manifest_verbs, status_verbs
+from marblemesh.cli import (
+    certificate_verbs,
+    help_verbs,
+    manifest_verbs,
+    package_verbs,
+    recovery_verbs,
+    secret_verbs,
+    status_verbs,
+)
 from marblemesh.cli.errors import CliError
 from marblemesh.client import ClientError
 from sds.attestation.errors import AttestationError
 
 _PROGRAMS = "Programs"
+_RECOVERY = "Recovery"
+
+
+class _Verbs(TyperGroup):
+    """Verbs of two words, such as `recover-with-signature sign-secret`, beside one of the first word alone."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        both = " ".join(args[:2])
+        if len(args) > 1 and both in self.commands:
+            return both, self.commands[both], args[2:]
+        return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        # A shell would quote the blank.
+        return [item for item in super().shell_complete(ctx, incomplete) if " " not in str(item.value)]
+
 
 app = typer.Typer(
     name="marblemesh",
+    cls=_Verbs,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -30,9 +57,37 @@ app = typer.Typer(
 )
 app.add_typer(manifest_verbs.verbs, name="manifest")
 app.add_typer(certificate_verbs.verbs, name="certificate")
+app.add_typer(secret_verbs.verbs, name="secret")
 app.command(epilog="Example: marblemesh status coordinator:4433 --era-config era-config.json")(status_verbs.status)
 app.command(epilog="Example: marblemesh verify localhost:4433 --simulation -o json")(status_verbs.verify)
+app.command("package-info", epilog="Example: marblemesh package-info app.sig -o json")(package_verbs.package_info)
 app.command(epilog="Example: marblemesh version -o json")(status_verbs.version)
+app.command(epilog="Example: marblemesh completion bash > ~/.local/share/bash-completion/completions/marblemesh")(
+    help_verbs.completion
+)
+app.command("help", epilog="Example: marblemesh help manifest set")(help_verbs.help_)
+
+_BY_SIGNATURE = "recover-with-signature"
+app.command(epilog="Example: marblemesh recover secret coordinator:4433 --key recovery.key", rich_help_panel=_RECOVERY)(
+    recovery_verbs.recover
+)
+app.command(
+    _BY_SIGNATURE,
+    epilog=f"Example: marblemesh {_BY_SIGNATURE} secret.enc coordinator:4433 -s secret.sig",
+    rich_help_panel=_RECOVERY,
+)(recovery_verbs.recover_with_signature)
+for _name, _verb, _example in (
+    ("public-key", recovery_verbs.public_key, "coordinator:4433 -o coordinator.pem"),
+    (
+        "encrypt-secret",
+        recovery_verbs.encrypt_secret,
+        "secret --key recovery.key --coordinator-pub-key coordinator.pem -o secret.enc",
+    ),
+    ("sign-secret", recovery_verbs.sign_secret, "secret --key recovery.key -o secret.sig"),
+):
+    _example = f"Example: marblemesh {_BY_SIGNATURE} {_name} {_example}"
+    app.command(f"{_BY_SIGNATURE} {_name}", epilog=_example, rich_help_panel=_RECOVERY)(_verb)
+    app.command(f"recover {_name}", epilog=_example, hidden=True)(_verb)
 
 
 def _program(name: str, help_text: str) -> None:
@@ -65,6 +120,7 @@ _UsageError = cast(type[Exception], typer.BadParameter.__mro__[1])
 
 def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Carry out one command line and return its exit status: 0 good, 1 failed or the answer is no, 2 wrong usage."""
+    completion_init()  # in the shell's completion the arguments come by environment, and click answers
     try:
         result: Any = app(args=list(arguments), prog_name="marblemesh", standalone_mode=False, obj=environment)
     except _UsageError as error:

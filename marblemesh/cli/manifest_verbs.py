@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`marblemesh manifest …`: check, fingerprint, set, get and verify manifests."""
+"""`marblemesh manifest …`: check, fingerprint, set, get, verify; its log. Updates stand in update_verbs.py."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import base64
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -17,14 +18,19 @@ from manifests.errors import ManifestError, ManifestSyntaxError, Problem
 from manifests.model import Manifest
 from manifests.parse import parse
 from manifests.schema import schema_text
+from marblemesh.cli import update_verbs
 from marblemesh.cli.errors import CliError, NegativeResult
 from marblemesh.cli.files import write_file
 from marblemesh.cli.manifest_file import ManifestFile, read_manifest
+from marblemesh.cli.manifest_log import parsed_entry, with_security_versions
 from marblemesh.cli.output import Format, OutputFile, OutputFormat, print_json, target, wants_json
-from marblemesh.cli.trust import connect, keep_certificate, warn
+from marblemesh.cli.recovery_data import Handed, RecoveryDataFile
+from marblemesh.cli.trust import connect, connect_or_pinned, keep_certificate, warn
 from marblemesh.cli.trust_options import Address, TrustOptions, with_trust
+from marblemesh.client.answer import printable
 
 verbs = typer.Typer(no_args_is_help=True, help="Check, set, read and verify the manifest: what may run in the mesh.")
+verbs.add_typer(update_verbs.verbs, name="update")
 
 ManifestPath = Annotated[Path, typer.Argument(metavar="FILE", help="The manifest: JSON, or YAML (.yaml, .yml).")]
 
@@ -77,10 +83,7 @@ def set_(
     file: ManifestPath,
     address: Address,
     trust: TrustOptions,
-    recoverydata: Annotated[
-        Path | None,
-        typer.Option("--recoverydata", "-r", metavar="FILE", help="Where to write the recovery secrets, if any."),
-    ] = None,
+    recoverydata: RecoveryDataFile = None,
     no_check: Annotated[
         bool, typer.Option("--no-check", help="Upload without checking here; the Coordinator checks in any case.")
     ] = False,
@@ -106,12 +109,39 @@ def get(
     signature: Annotated[
         bool, typer.Option("--signature", "-s", help='Wrap it: {"ManifestSignature": …, "Manifest": …}.')
     ] = False,
+    display_update: Annotated[
+        bool,
+        typer.Option(
+            "--display-update", "-u", help="With the SecurityVersions that package updates have raised since."
+        ),
+    ] = False,
     keep_cert: Annotated[
         bool, typer.Option("--keep-cert", help="Keep the Coordinator's certificates for later verbs.")
     ] = False,
 ) -> None:
     """Attest a Coordinator and read the manifest in force, byte for byte; the root's signature over it is verified."""
-    asyncio.run(_get(address, trust, output, signature=signature, keep_cert=keep_cert))
+    asyncio.run(_get(address, trust, output, _Shape(signature, display_update, keep_cert)))
+
+
+@verbs.command(epilog="Example: marblemesh manifest log coordinator:4433 -o json")
+@with_trust()
+def log(address: Address, trust: TrustOptions, output: OutputFile = None) -> None:
+    """Print what was done to the manifest and its secrets since it was set, one JSON object a line.
+
+    Without trust flags the certificate kept from an earlier attestation is enough.
+    """
+    entries = asyncio.run(_log(address, trust))
+    if wants_json(output):
+        print_json([parsed_entry(entry) for entry in entries])
+        return
+    # An entry is the Coordinator's text: JSON escapes control characters, an impostor need not.
+    data = "".join(printable(entry, len(entry)) + "\n" for entry in entries)
+    path = target(output, None)
+    if path is None:
+        typer.echo(data, nl=False)
+    else:
+        write_file(path, "the update log", data.encode())
+        typer.echo(f"Update log written to {path}", err=True)
 
 
 @verbs.command(epilog="Example: marblemesh manifest verify manifest.json coordinator:4433 --era-config era-config.json")
@@ -183,52 +213,56 @@ async def _set(document: ManifestFile, address: str, trust: TrustOptions) -> Map
 
 
 def _report_set(document: ManifestFile, secrets: Mapping[str, str], path: Path | None, output: Format) -> None:
-    """Print, and never lose, what the Coordinator hands out only once."""
-    wrapped = {"RecoverySecrets": dict(secrets)}
-    problem: CliError | None = None
-    if secrets and path is not None:
-        try:
-            write_file(path, "the recovery secrets", (json.dumps(wrapped) + "\n").encode())
-        except CliError as error:
-            problem = error  # printed below instead: nobody can ask for them again
-    saved = path is not None and problem is None
+    handed = Handed(secrets, path)
     if output is Format.JSON:
-        print_json({"manifestFingerprint": document.fingerprint, **(wrapped if secrets and not saved else {})})
+        print_json({"manifestFingerprint": document.fingerprint, **handed.printed})
     else:
         typer.echo(f"Manifest fingerprint: {document.fingerprint}")
-        if secrets:
-            typer.echo(f"Recovery secrets written to {path}" if saved else json.dumps(wrapped))
-    if problem is not None:
-        raise CliError(f"{problem}; the manifest is set, and the recovery secrets are printed on stdout instead")
+        if handed.line:
+            typer.echo(handed.line)
+    handed.raise_problem("the manifest is set")
 
 
-async def _get(address: str, trust: TrustOptions, output: str | None, *, signature: bool, keep_cert: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """How `get` shows the manifest."""
+
+    signature: bool
+    updated: bool
+    keep_cert: bool
+
+
+async def _get(address: str, trust: TrustOptions, output: str | None, shape: _Shape) -> None:
     client = await connect(address, trust)
     statement = await client.manifest()
-    if keep_cert:
+    entries = await client.manifest_log() if shape.updated else ()
+    if shape.keep_cert:
         keep_certificate(client, trust)
+    document = with_security_versions(statement.raw, entries) if shape.signature or shape.updated else None
     if wants_json(output):
         print_json(
             {
                 "manifestFingerprint": statement.fingerprint,
                 "manifestSignatureRootECDSA": base64.b64encode(statement.signature).decode(),
                 "manifest": base64.b64encode(statement.raw).decode(),
+                **({"updatedManifest": document} if shape.updated else {}),
             }
         )
         return
     data = statement.raw
-    if signature:
-        try:
-            document = json.loads(data)
-        except (ValueError, RecursionError):
-            raise CliError("the Coordinator's manifest is no JSON") from None
-        data = json.dumps({"ManifestSignature": statement.fingerprint, "Manifest": document}, indent=2).encode()
+    if document is not None:
+        wrapped = {"ManifestSignature": statement.fingerprint, "Manifest": document}
+        data = json.dumps(wrapped if shape.signature else document, indent=2, ensure_ascii=False).encode()
     path = target(output, None)
     if path is None:
         typer.echo(data)
     else:
         write_file(path, "the manifest", data)
         typer.echo(f"Manifest written to {path}", err=True)
+
+
+async def _log(address: str, trust: TrustOptions) -> tuple[str, ...]:
+    return await (await connect_or_pinned(address, trust)).manifest_log()
 
 
 def _wanted(manifest: str) -> str:

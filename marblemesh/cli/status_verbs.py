@@ -15,10 +15,8 @@ from marblemesh.cli.output import Format, OutputFormat, print_facts, print_json
 from marblemesh.cli.trust import connect, connect_or_pinned, keep_certificate
 from marblemesh.cli.trust_options import Address, TrustOptions, with_trust
 from marblemesh.client import Client, RequestRefused
+from marblemesh.client.calls_manifest import NO_MANIFEST
 from sds.attestation.claims import Claims, SgxClaims
-
-# What the Coordinator answers when asked for a manifest before one was set.
-_NO_MANIFEST = "requested value not set"
 
 
 @with_trust()
@@ -92,7 +90,7 @@ async def _manifest_fingerprint(client: Client) -> str | None:
     try:
         return (await client.manifest()).fingerprint
     except RequestRefused as error:
-        if _NO_MANIFEST in error.message:
+        if NO_MANIFEST in error.message:
             return None
         raise
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from marblemesh.cli.errors import CliError
 from marblemesh.cli.files import read_file, write_file
 from marblemesh.cli.trust_options import TrustOptions
-from marblemesh.client import Client, NotTrusted
+from marblemesh.client import Client, ClientIdentity, NotTrusted
 from marblemesh.client.pin import MAX_PIN, read_pin
 from sds.attestation.appraiser import Appraiser
 from sds.attestation.collateral import CollateralSource, DirectoryCollateral
@@ -40,14 +40,14 @@ class _Wish:
     nonce: bytes | None
 
 
-async def connect(address: str, trust: TrustOptions) -> Client:
+async def connect(address: str, trust: TrustOptions, identity: ClientIdentity | None = None) -> Client:
     """A client of the Coordinator at `address`: attested, or with --insecure not, and then warned about on stderr.
 
     Raises CliError for files and settings, ClientError for the Coordinator.
     """
     if trust.insecure:
         warn("--insecure: nothing about this Coordinator was verified")
-        client = await Client.unverified(address)
+        client = await Client.unverified(address, identity=identity)
     else:
         wish = _wish(trust)
         if wish is None:
@@ -56,20 +56,20 @@ async def connect(address: str, trust: TrustOptions) -> Client:
                 f"(or an {DEFAULT_ERA_CONFIG} in this directory), --simulation for a simulated one, "
                 "or --insecure to believe whoever answers"
             )
-        client = await Client.attested(address, _appraiser(trust), wish.policy, nonce=wish.nonce)
+        client = await Client.attested(address, _appraiser(trust), wish.policy, nonce=wish.nonce, identity=identity)
         if trust.simulation:
             warn("simulation: this proves nothing about hardware")
     _save_quote(client, trust)
     return client
 
 
-async def connect_or_pinned(address: str, trust: TrustOptions) -> Client:
+async def connect_or_pinned(address: str, trust: TrustOptions, identity: ClientIdentity | None = None) -> Client:
     """As `connect`, but without flags (and without an era-config.json) the certificate kept from an earlier attestation
     is enough."""
     path = cached_certificate(trust)
     if trust.insecure or not path.is_file() or _wish(trust) is not None:
-        return await connect(address, trust)
-    return Client(address, root=read_pin_file(path))
+        return await connect(address, trust, identity)
+    return Client(address, root=read_pin_file(path), identity=identity)
 
 
 def cached_certificate(trust: TrustOptions) -> Path:

@@ -5,8 +5,6 @@ them. A verb asks for them by a parameter `trust: TrustOptions` and the decorato
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from marblemesh.cli.injected import injected
 from marblemesh.client import AddressError
 from marblemesh.client.transport import check_address
 from sds.attestation.policy import ACCEPTABLE_TCB_STATUSES
@@ -173,33 +172,11 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
 def with_trust(*, insecure: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a verb the trust flags; `insecure` only where leaving attestation out makes any sense."""
     options = {name: option for name, option in _OPTIONS.items() if insecure or name != "insecure"}
-
-    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
-        own = inspect.signature(verb, eval_str=True)
-
-        @functools.wraps(verb)
-        def wrapper(ctx: typer.Context, **given: Any) -> None:
-            values = {name: given.pop(name) for name in options}
-            verb(trust=_checked(ctx.find_root().obj, values), **given)
-
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        parameters = [
-            inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
-            *(item.replace(kind=keyword) for item in own.parameters.values() if item.name != "trust"),
-            *(
-                inspect.Parameter(name, keyword, default=default, annotation=annotation)
-                for name, (annotation, default) in options.items()
-            ),
-        ]
-        # typer reads both, and would otherwise look through functools.wraps at the verb.
-        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        wrapper.__annotations__ = {item.name: item.annotation for item in parameters}
-        return wrapper
-
+    decorate: Callable[[Callable[..., None]], Callable[..., None]] = injected("trust", options, _checked)
     return decorate
 
 
-def _checked(environment: Mapping[str, str], values: dict[str, Any]) -> TrustOptions:
+def _checked(ctx: typer.Context, values: dict[str, Any]) -> TrustOptions:
     """The flags as values; what contradicts itself is wrong usage, found before anything is done."""
     statuses = _listed(values.pop("accepted_tcb_statuses"))
     if unknown := sorted(set(statuses) - ACCEPTABLE_TCB_STATUSES):
@@ -212,7 +189,7 @@ def _checked(environment: Mapping[str, str], values: dict[str, Any]) -> TrustOpt
     if values["simulated_platform"] is not None and not values["simulation"]:
         raise typer.BadParameter("--simulated-platform needs --simulation")
     return TrustOptions(
-        environment=environment,
+        environment=ctx.find_root().obj,
         accepted_tcb_statuses=statuses,
         accepted_advisories=_listed(values.pop("accepted_advisories")),
         nonce=nonce,

@@ -29,5 +29,17 @@ class RequestRefused(ClientError):
         super().__init__(text)
 
 
+class NoSuchCall(RequestRefused):
+    """The Coordinator does not know this call (405): it is older, or the program at this address is another one."""
+
+
 class BadAnswer(ClientError):
     """The answer is not what the API promises: no JSON envelope, missing members, a wrong signature."""
+
+
+class TokenError(ClientError):
+    """A PKCS#11 token, its configuration or a key on it is not what it must be."""
+
+
+class IdentityError(ClientError):
+    """A certificate or key file for client authentication or recovery is not what it must be."""

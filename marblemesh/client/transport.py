@@ -9,26 +9,34 @@ they say less than the pin, and a Coordinator behind a load balancer has others.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from urllib.parse import urlencode
 
 import aiohttp
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
+from yarl import URL
 
-from marblemesh.client.errors import AddressError, BadAnswer, ClientError, NotTrusted, RequestRefused, Unreachable
+from marblemesh.client.answer import Answer, open_envelope, printable
+from marblemesh.client.errors import AddressError, BadAnswer, ClientError, NotTrusted, Unreachable
+from marblemesh.client.gnutls import AnotherServer, GnuTlsError
+from marblemesh.client.identity import ClientIdentity
+from marblemesh.client.token import TokenIdentity
+from marblemesh.client.token_http import Exchange, exchange
+from sds.material import TrustBundle
+from sds.tls import client_context
 
 # A manifest may have 16 MiB; base64 makes 22 MiB of it, JSON escapes hardly more.
 MAX_ANSWER = 24 * 1024 * 1024
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,253}):([0-9]{1,5})")
-_UNPRINTABLE = re.compile(r"[^\x20-\x7e\u00a0-\ud7ff]+")
-# A Coordinator's message names manifest members, and at most 50 of them.
-_MAX_MESSAGE = 4000
 
 
 def check_address(address: str) -> str:
@@ -41,63 +49,66 @@ def check_address(address: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """The envelope `{"status": …, "data": …}` of a successful reply, opened."""
-
-    data: object
-    request: str
-
-    def member(self, name: str) -> object:
-        """A member of `data`, in any case; None if it is not there. Raises BadAnswer if `data` is no object."""
-        if not isinstance(self.data, dict):
-            raise BadAnswer(f"{self.request}: want an object as data")
-        return next((value for key, value in self.data.items() if str(key).lower() == name.lower()), None)
-
-    def text(self, name: str) -> str:
-        value = self.member(name)
-        if not isinstance(value, str):
-            raise BadAnswer(f"{self.request}: the answer has no text {name!r}, so this is no Coordinator of this API")
-        return value
-
-
-@dataclass(frozen=True, slots=True)
 class Transport:
     """Speaks to the Coordinator at `address` that holds the key of `root`."""
 
     address: str
     root: x509.Certificate
     timeout: float
+    identity: ClientIdentity | None = None
 
-    async def request(self, method: str, path: str, body: object = None) -> Answer:
-        """Send one request (`body` as JSON) and open the envelope of its reply.
+    async def request(
+        self, method: str, path: str, body: object = None, *, query: Sequence[tuple[str, str]] = ()
+    ) -> Answer:
+        """Send one request (`body` as it is if it is bytes, else as JSON) and open the envelope of its reply.
 
         Raises Unreachable, NotTrusted (another certificate than the pinned one, or one out of date), RequestRefused
-        (with the Coordinator's message) or BadAnswer.
+        (with the Coordinator's message), NoSuchCall or BadAnswer.
         """
         self._check_dates(datetime.now(UTC))
-        url = f"https://{self.address}{path}"
-        pin = aiohttp.Fingerprint(self.root.fingerprint(hashes.SHA256()))
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        headers = {} if data is None else {"Content-Type": _type_of(body)}
+        target = path + ("?" + urlencode(query) if query else "")
+        send = self._by_token if isinstance(self.identity, TokenIdentity) else self._by_aiohttp
         try:
-            async with (
-                aiohttp.TCPConnector(ssl=pin) as connector,
-                aiohttp.ClientSession(
-                    connector=connector, timeout=aiohttp.ClientTimeout(total=self.timeout)
-                ) as session,
-                session.request(
-                    method,
-                    url,
-                    # A context per request for the chain, the connector's fingerprint for "exactly this one".
-                    ssl=_only(self.root),
-                    data=None if body is None else json.dumps(body).encode(),
-                    headers={} if body is None else {"Content-Type": "application/json"},
-                    allow_redirects=False,
-                ) as response,
-            ):
-                raw = await _read(response)
-                status, reason = response.status, response.reason or ""
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            got = await send(method, target, data, headers)
+        except (aiohttp.ClientError, OSError, TimeoutError, GnuTlsError) as error:
             raise explain(self.address, error, self.timeout) from error
-        return _open(f"{method} {url}", status, reason, raw)
+        return open_envelope(f"{method} https://{self.address}{path}", got.status, got.reason, got.body)
+
+    async def _by_aiohttp(self, method: str, target: str, data: bytes | None, headers: dict[str, str]) -> Exchange:
+        pin = aiohttp.Fingerprint(self.root.fingerprint(hashes.SHA256()))
+        async with (
+            aiohttp.TCPConnector(ssl=pin) as connector,
+            aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=self.timeout)) as session,
+            session.request(
+                method,
+                URL(f"https://{self.address}{target}", encoded=True),
+                # A context per request for the chain, the connector's fingerprint for "exactly this one".
+                ssl=self._context(),
+                data=data,
+                headers=headers,
+                allow_redirects=False,
+            ) as response,
+        ):
+            return Exchange(response.status, response.reason or "", await _read(response))
+
+    async def _by_token(self, method: str, target: str, data: bytes | None, headers: dict[str, str]) -> Exchange:
+        if not isinstance(self.identity, TokenIdentity):
+            raise TypeError("no identity on a token")
+        server = self.root.public_bytes(Encoding.DER)
+        lines = [f"{method} {target} HTTP/1.1", f"Host: {self.address}", "Connection: close"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        lines += [] if data is None else [f"Content-Length: {len(data)}"]
+        head = "\r\n".join([*lines, "", ""]).encode("ascii")
+        return await asyncio.to_thread(
+            exchange, self.address, server, self.identity, head + (data or b""), MAX_ANSWER, self.timeout
+        )
+
+    def _context(self) -> ssl.SSLContext:
+        bundle = TrustBundle(self.root.public_bytes(Encoding.PEM))
+        identity = None if isinstance(self.identity, TokenIdentity) else self.identity
+        return client_context(identity, bundle, ssl.TLSVersion.TLSv1_2)
 
     def _check_dates(self, now: datetime) -> None:
         if not self.root.not_valid_before_utc <= now <= self.root.not_valid_after_utc:
@@ -107,12 +118,8 @@ class Transport:
             )
 
 
-def _only(root: x509.Certificate) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.check_hostname = False  # see the module's docstring
-    context.load_verify_locations(cadata=root.public_bytes(Encoding.DER))
-    return context
+def _type_of(body: object) -> str:
+    return "application/octet-stream" if isinstance(body, bytes) else "application/json"
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
@@ -124,24 +131,6 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     return bytes(body)
 
 
-def _open(request: str, status: int, reason: str, raw: bytes) -> Answer:
-    try:
-        envelope = json.loads(raw)
-    except (ValueError, RecursionError):
-        envelope = None
-    if not isinstance(envelope, Mapping) or not isinstance(envelope.get("status"), str):
-        raise BadAnswer(f"{request}: {status} {printable(reason)}: the answer is no Coordinator's")
-    if status == 200 and envelope["status"] == "success":
-        return Answer(envelope.get("data"), request)
-    message = printable(str(envelope.get("message") or ""), _MAX_MESSAGE)
-    if status == 401:
-        raise RequestRefused(f"{request}: authorizing user: {message}", status, message)
-    if status == 405:
-        raise RequestRefused(f"{request}: {status} {reason}: this Coordinator has no such call", status, message)
-    kind = printable(envelope["status"], 20)
-    raise RequestRefused(f"{request}: {status} {printable(reason)}: {kind}: {message}", status, message)
-
-
 def explain(address: str, error: BaseException, timeout: float) -> ClientError:
     """A failure of the network, of TLS or of HTTP as one line that says what to look at."""
     if isinstance(error, aiohttp.ServerFingerprintMismatch):
@@ -149,14 +138,16 @@ def explain(address: str, error: BaseException, timeout: float) -> ClientError:
             f"the server at {address} has another certificate (SHA-256 {error.got.hex()}) than the Coordinator that "
             f"was attested or pinned ({error.expected.hex()}): it was set up anew, or this is not it; attest it again"
         )
-    if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):
+    if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError | AnotherServer):
         return NotTrusted(
             f"the server at {address} does not have the Coordinator certificate that was attested or pinned: "
             "it was set up anew, or this is not it; attest it again"
         )
     if isinstance(error, TimeoutError):
         return Unreachable(f"no answer from {address} within {timeout:g} s: is it up, and is this its client API port?")
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
+    if isinstance(error, GnuTlsError):
+        return Unreachable(f"{address}: {printable(str(error))}: want the Coordinator's client API (default port 4433)")
+    if isinstance(error, aiohttp.ClientConnectorDNSError | socket.gaierror):
         return Unreachable(f"cannot find the host of {address}: check the name")
     if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
         return Unreachable(f"{address} does not speak HTTPS: want the Coordinator's client API (default port 4433)")
@@ -171,8 +162,3 @@ def explain(address: str, error: BaseException, timeout: float) -> ClientError:
         )
     text = os_error.strerror if isinstance(os_error, OSError) and os_error.strerror else str(os_error)
     return Unreachable(f"cannot talk to {address}: {printable(text) or type(error).__name__}")
-
-
-def printable(text: str, limit: int = 300) -> str:
-    """A stranger's text for a terminal: no control characters, and not a page of it."""
-    return _UNPRINTABLE.sub("?", text[:limit])

@@ -91,6 +91,11 @@ class Paths:
         return self.run / "platform"
 
     @property
+    def coordinator(self) -> Path:
+        """The Coordinator's sealed state."""
+        return self.run / "coordinator"
+
+    @property
     def era_config(self) -> Path:
         return self.run / "era-config.json"
 
@@ -149,6 +154,7 @@ class Topology:
             "EDG_COORDINATOR_XDS_ADDR": f"{HOST}:{p.coordinator_xds}",
             "EDG_COORDINATOR_PROMETHEUS_ADDR": f"{HOST}:{p.coordinator_metrics}",
             "EDG_COORDINATOR_DNS_NAMES": "localhost",
+            "EDG_COORDINATOR_SEAL_DIR": str(self.paths.coordinator),
             "EDG_COORDINATOR_SIMULATION": "1",
             "EDG_SIMULATED_PLATFORM_DIR": str(self.paths.platform),
         }

@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 from cryptography import x509
@@ -109,8 +110,12 @@ def refuse_debug(quote: Quote) -> None:
         raise PolicyViolation([Mismatch("debug", "false", "true (a debug enclave keeps no secrets; build it without)")])
 
 
+@lru_cache(maxsize=64)
 def read_chain(pem: bytes, what: str) -> tuple[x509.Certificate, ...]:
     """Certificates of a PEM text with nothing but white space (and a final NUL) around them.
+
+    Every quote of a machine carries the same chain, and reading it takes longer than judging the quote: the last 64
+    good ones (1 MiB at most) are kept. What is in them is judged each time.
 
     :raises Malformed: if there is anything else, none, more than eight, or one cannot be read.
     """

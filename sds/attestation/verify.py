@@ -21,7 +21,7 @@ import ssl
 from collections import OrderedDict
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TypeVar
 
 import dcap_qvl
 from cryptography import x509
@@ -46,8 +46,11 @@ from sds.attestation.intel_root import INTEL_SGX_ROOT_CA
 from sds.attestation.quote import Quote, read_chain, refuse_debug
 from sds.x509_errors import X509_ERRORS
 
-# One entry per chain of collateral signers: in practice one, two while Intel renews its certificate.
-_MAX_KNOWN_CHAINS = 16
+# Chains of collateral signers: in practice one, two while Intel renews its certificate. Chains of machines: a rack.
+_MAX_KNOWN_CHAINS = 64
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 # dcap-qvl has one exception with a text. Only texts that plainly speak of time or of the status become their own class;
 # whatever is new or unknown stays Untrusted.
@@ -78,6 +81,8 @@ class DcapVerifier:
         self._qvl = dcap_qvl.QuoteVerifier(bytes(root_der))
         # By the chain's text: reading it and checking two signatures costs a quarter of a verification.
         self._signers: OrderedDict[str, x509.Certificate] = OrderedDict()
+        # Machines whose chain was signed by the root: as true for their next quote, dates and revocation apart.
+        self._chains: OrderedDict[tuple[x509.Certificate, x509.Certificate], None] = OrderedDict()
 
     @classmethod
     def intel(cls) -> Self:
@@ -97,11 +102,13 @@ class DcapVerifier:
         if quote.tee is not evidence.tee:
             raise Malformed(f"quote TEE: {quote.tee.value}, but it was handed over as {evidence.tee.value}")
         leaf, authority = self._below_root(quote)
-        must_have_role(leaf, [PCK_LEAF], "PCK certificate")
-        must_have_role(authority, PCK_ISSUERS, "PCK certificate authority")
-        # From the root down: no signature is checked with a key that a stranger chose.
-        must_issue(self._root, authority, "PCK certificate authority")
-        must_issue(authority, leaf, "PCK certificate")
+        if (leaf, authority) not in self._chains:
+            must_have_role(leaf, [PCK_LEAF], "PCK certificate")
+            must_have_role(authority, PCK_ISSUERS, "PCK certificate authority")
+            # From the root down: no signature is checked with a key that a stranger chose.
+            must_issue(self._root, authority, "PCK certificate authority")
+            must_issue(authority, leaf, "PCK certificate")
+            _remember(self._chains, (leaf, authority), None)
         return quote
 
     def verify(self, evidence: Evidence, collateral: Collateral, now: datetime) -> Claims:
@@ -165,10 +172,14 @@ class DcapVerifier:
         signer = read_chain(chain_pem.encode(), what)[0]
         must_have_role(signer, [TCB_SIGNER], what)
         must_issue(self._root, signer, what)
-        self._signers[chain_pem] = signer
-        if len(self._signers) > _MAX_KNOWN_CHAINS:
-            self._signers.popitem(last=False)
+        _remember(self._signers, chain_pem, signer)
         return signer
+
+
+def _remember(known: OrderedDict[K, V], key: K, value: V) -> None:
+    known[key] = value
+    if len(known) > _MAX_KNOWN_CHAINS:
+        known.popitem(last=False)
 
 
 def _check_documents(evidence: Evidence, collateral: Collateral, now: datetime) -> None:

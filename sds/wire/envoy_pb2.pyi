@@ -154,14 +154,22 @@ class UpstreamTlsContext(_message.Message):
     def __init__(self, common_tls_context: _Optional[_Union[CommonTlsContext, _Mapping]] = ..., sni: _Optional[str] = ...) -> None: ...
 
 class Secret(_message.Message):
-    __slots__ = ("name", "tls_certificate", "validation_context")
+    __slots__ = ("name", "tls_certificate", "validation_context", "generic_secret")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TLS_CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     VALIDATION_CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    GENERIC_SECRET_FIELD_NUMBER: _ClassVar[int]
     name: str
     tls_certificate: TlsCertificate
     validation_context: CertificateValidationContext
-    def __init__(self, name: _Optional[str] = ..., tls_certificate: _Optional[_Union[TlsCertificate, _Mapping]] = ..., validation_context: _Optional[_Union[CertificateValidationContext, _Mapping]] = ...) -> None: ...
+    generic_secret: GenericSecret
+    def __init__(self, name: _Optional[str] = ..., tls_certificate: _Optional[_Union[TlsCertificate, _Mapping]] = ..., validation_context: _Optional[_Union[CertificateValidationContext, _Mapping]] = ..., generic_secret: _Optional[_Union[GenericSecret, _Mapping]] = ...) -> None: ...
+
+class GenericSecret(_message.Message):
+    __slots__ = ("secret",)
+    SECRET_FIELD_NUMBER: _ClassVar[int]
+    secret: DataSource
+    def __init__(self, secret: _Optional[_Union[DataSource, _Mapping]] = ...) -> None: ...
 
 class TcpProxy(_message.Message):
     __slots__ = ("stat_prefix", "cluster", "idle_timeout")

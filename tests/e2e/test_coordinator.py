@@ -152,19 +152,6 @@ async def test_junk_on_every_port_leaves_the_coordinator_well(running: Coordinat
     assert not [line for line in running.lines if "exception" in line or "Traceback" in line["event"]]
 
 
-async def test_a_killed_coordinator_comes_back_unconfigured_and_says_so(directory: Path) -> None:
-    async with coordinator(directory) as first:
-        await first.set_manifest(manifest())
-        assert (await first.get("/api/v2/status"))["code"] == 3
-        assert await first.stop(signal.SIGKILL) == -signal.SIGKILL
-    async with coordinator(directory) as second:
-        assert await second.logged(
-            "state is in memory only: a restart forgets the manifest, the certificate authority and every Marble"
-        )
-        status = await second.get("/api/v2/status")
-        assert (status["code"], status["message"]) == (2, "Coordinator is ready to accept a manifest.")
-
-
 async def test_a_startup_manifest_is_set_before_anybody_connects(directory: Path, tmp_path: Path) -> None:
     file = tmp_path / "manifest.json"
     file.write_bytes(manifest())
@@ -221,5 +208,11 @@ async def test_a_wrong_flag_is_one_line_and_exit_status_2(flags: list[str], text
 async def test_help_teaches_the_variables() -> None:
     code, out, err = await outcome("--help")
     assert (code, err) == (0, "")
-    for word in ("--simulation", "EDG_COORDINATOR_MESH_ADDR", "EDG_STARTUP_MANIFEST", "SIGHUP", "memory only"):
+    for word in (
+        "--simulation",
+        "EDG_COORDINATOR_MESH_ADDR",
+        "EDG_STARTUP_MANIFEST",
+        "SIGHUP",
+        "--insecure-no-attestation",
+    ):
         assert word in out

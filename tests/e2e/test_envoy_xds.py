@@ -5,15 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from prometheus_client import CollectorRegistry
 
 from enclave_proxy.sds_socket import SdsSocket
 from sds.discovery import View
@@ -23,38 +21,14 @@ from sds.logs import get_logger
 from sds.material import Identity
 from sds.resources import BUNDLE_NAME, IDENTITY_NAME, SECRET, bundle_secret, identity_secret
 from sds.tls import client_context
-from tests.kit.envoy import ads_bootstrap, free_port, grpc_cluster, running_envoy, until
+from tests.kit.envoy import ads_bootstrap, free_port, running_envoy, until
+from tests.kit.envoy_town import echo_app, plain_exchange, sds_bootstrap, serving, write_identity, write_pem
 from tests.kit.xds_mesh import Town, gateway_certificate, manifest
-from xds_server.ads import XdsServer
 from xds_server.mesh import ActiveMarble
-from xds_server.xds_metrics import XdsMetrics
 
 pytestmark = pytest.mark.e2e
 
 ROTATIONS = 25
-
-
-@asynccontextmanager
-async def serving(town: Town) -> AsyncIterator[tuple[XdsServer, int]]:
-    server = XdsServer(town.mesh, get_logger("test"), XdsMetrics(CollectorRegistry()))
-    port = await server.start("127.0.0.1", 0, town.ca)
-    try:
-        yield server, port
-    finally:
-        await server.stop()
-
-
-@asynccontextmanager
-async def echo_app(path: Path) -> AsyncIterator[None]:
-    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(1024):
-            writer.write(data)
-            await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_unix_server(echo, path)
-    async with server:
-        yield
 
 
 async def exchange(port: int, tls: ssl.SSLContext) -> x509.Certificate:
@@ -68,17 +42,6 @@ async def exchange(port: int, tls: ssl.SSLContext) -> x509.Certificate:
     finally:
         writer.close()
         await asyncio.wait_for(writer.wait_closed(), 5)
-
-
-def write_identity(identity: Identity, town: Town, directory: Path) -> dict[str, Path]:
-    return write_pem(identity.chain, identity.key.pem, town, directory)
-
-
-def write_pem(chain: bytes, key: bytes, town: Town, directory: Path) -> dict[str, Path]:
-    files = {"certificate": chain, "key": key, "root": town.ca.chain_pem}
-    for name, content in files.items():
-        (directory / name).write_bytes(content)
-    return {name: directory / name for name in files}
 
 
 def village(inbound: int, outbound: int) -> Town:
@@ -228,14 +191,6 @@ async def test_two_envoys_meet_through_endpoints_and_a_gateway_carries_only_ciph
         assert gateway.active_clusters() == {f"outbound|voting|{inbound}"}
 
 
-async def plain_exchange(port: int) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"ping")
-    assert await asyncio.wait_for(reader.readexactly(4), 10) == b"ping"
-    writer.close()
-    await writer.wait_closed()
-
-
 def tcp_listener(port: int, cluster: str) -> dict[str, Any]:
     proxy = {
         "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
@@ -266,50 +221,6 @@ async def test_a_gateway_among_peers_is_let_in_by_its_own_certificate_and_nobody
             with pytest.raises((ssl.SSLError, asyncio.IncompleteReadError, ConnectionError)):
                 await exchange(port, client_context(other.identity, town.ca.bundle))
             assert envoy.rejected() == {}
-
-
-def sds_bootstrap(port: int, *, incremental: bool) -> dict[str, Any]:
-    """A TLS listener whose certificate and trust come over `sds.sock`; TCP to `app.sock`."""
-    source = {
-        "api_config_source": {
-            "api_type": "DELTA_GRPC" if incremental else "GRPC",
-            "transport_api_version": "V3",
-            "set_node_on_first_message_only": True,
-            "grpc_services": [{"envoy_grpc": {"cluster_name": "sds"}}],
-        },
-        "resource_api_version": "V3",
-    }
-    context = {
-        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
-        "require_client_certificate": True,
-        "common_tls_context": {
-            "tls_certificate_sds_secret_configs": [{"name": IDENTITY_NAME, "sds_config": source}],
-            "validation_context_sds_secret_config": {"name": BUNDLE_NAME, "sds_config": source},
-        },
-    }
-    proxy = {
-        "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
-        "stat_prefix": "app",
-        "cluster": "app",
-    }
-    chain = {
-        "filters": [{"name": "tcp", "typed_config": proxy}],
-        "transport_socket": {"name": "tls", "typed_config": context},
-    }
-    listener = {
-        "name": "in",
-        "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
-        "filter_chains": [chain],
-    }
-    app = grpc_cluster("app", {"pipe": {"path": "app.sock"}})
-    del app["typed_extension_protocol_options"]
-    return {
-        "node": {"id": "local", "cluster": "test"},
-        "static_resources": {
-            "listeners": [listener],
-            "clusters": [grpc_cluster("sds", {"pipe": {"path": "sds.sock"}}), app],
-        },
-    }
 
 
 def secrets_view(identity: Identity, town: Town) -> View:

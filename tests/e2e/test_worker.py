@@ -160,6 +160,7 @@ async def test_a_lost_coordinator_stops_no_traffic_and_is_not_followed_without_a
         group.create_task(traffic())
         await mesh.kill_coordinator()
         await web.logged("control plane lost")
+        mesh.lose_state()
         await mesh.start_coordinator()
         await mesh.set_manifest(pair(mesh, port))
         await db.logged("control plane lost", reason="TLS: unable to get local issuer certificate")
@@ -182,6 +183,7 @@ async def test_with_a_pin_workers_go_over_to_a_coordinator_that_has_lost_its_sta
 
     await mesh.kill_coordinator()
     await web.logged("control plane lost")
+    mesh.lose_state()
     await mesh.start_coordinator()
     await mesh.set_manifest(pair(mesh, port))
     for worker in (web, db):

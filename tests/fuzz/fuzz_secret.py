@@ -7,13 +7,17 @@
 from __future__ import annotations
 
 from sds.material import Identity, MaterialError, TrustBundle
-from sds.resources import bundle_secret, identity_secret, read_secret
+from sds.resources import RevokedInstances, bundle_secret, identity_secret, read_secret, revoked_secret
 from tests.fuzz.driver import run
 from tests.kit.pki import marble, other_ca, shared_ca
 
 IDENTITY = marble(shared_ca())
 BUNDLES = TrustBundle(shared_ca().bundle.pem + other_ca().bundle.pem)
-SEEDS = (identity_secret("default", IDENTITY).body, bundle_secret("ROOTCA", BUNDLES).body)
+SEEDS = (
+    identity_secret("default", IDENTITY).body,
+    bundle_secret("ROOTCA", BUNDLES).body,
+    revoked_secret(["spiffe://t.test/marble/web/1", "spiffe://t.test/marble/db/2"]).body,
+)
 
 
 def fuzz_one(data: bytes) -> None:
@@ -31,6 +35,9 @@ def fuzz_one(data: bytes) -> None:
         case TrustBundle():
             if not material.certificates:
                 raise AssertionError("an empty bundle")
+        case RevokedInstances():
+            if not all(name.startswith("spiffe://") for name in material.names):
+                raise AssertionError("a revoked instance that is no SPIFFE ID")
 
 
 if __name__ == "__main__":

@@ -10,16 +10,22 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from manifests.model import Manifest
+from manifests.parse import parse
 from sds.attestation.appraiser import Appraiser
 from sds.attestation.simulated import SIMULATED_SIGNER, SimulatedEnclave, SimulatedPlatform
-from sds.ca import CertificateAuthority
 from tests.kit.marble_client import MarbleCredentials
 from xds_server.activation import ActivationAsk, Grant
-from xds_server.coordinator import Coordinator, Limits, Ports, QuoteAppraiser
+from xds_server.activator import Limits
+from xds_server.coordinator import Coordinator, fresh_records
+from xds_server.core import Ports, QuoteAppraiser
 from xds_server.events import EventLog
 from xds_server.mesh import Mesh
 from xds_server.metrics import CoordinatorMetrics
 from xds_server.own_quote import OwnQuote
+from xds_server.records import Records
+from xds_server.recovery import RecoveryTerms
+from xds_server.store_errors import CommitFailed, WrongKey
 
 APP = SimulatedEnclave(SimulatedEnclave.default("app").unique_id, SIMULATED_SIGNER, product_id=7, security_version=3)
 PACKAGE = {"SignerID": SIMULATED_SIGNER.hex(), "ProductID": 7, "SecurityVersion": 3, "Debug": False}
@@ -48,6 +54,37 @@ class Clock:
 
 
 @dataclass
+class MemoryStore:
+    """What a store does, in memory; `failing` makes every commit fail, `committed` are all that did not."""
+
+    committed: list[Records] = field(default_factory=list)
+    keys: list[bytes] = field(default_factory=list)
+    recovery_data: bytes = b"null"
+    failing: bool = False
+
+    def commit(self, records: Records) -> None:
+        if self.failing:
+            raise CommitFailed("disk full")
+        self.committed.append(records)
+
+    def new_key(self, dek: bytes, recovery_data: bytes) -> None:
+        self.keys.append(dek)
+        self.recovery_data = recovery_data
+
+    def recovery_terms(self, dek: bytes) -> RecoveryTerms:
+        manifest = parse(self.unlock(dek).manifest)
+        return RecoveryTerms(manifest.recovery_keys, manifest.config.recovery_threshold)
+
+    def unlock(self, dek: bytes) -> Records:
+        if dek not in self.keys[-1:]:
+            raise WrongKey("this key does not open the state")
+        return self.committed[-1]
+
+    def warnings(self, manifest: Manifest) -> tuple[str, ...]:
+        return ()
+
+
+@dataclass
 class Bench:
     """A Coordinator with what is around it."""
 
@@ -58,28 +95,47 @@ class Bench:
     mesh: Mesh
     coordinator: Coordinator
     own_quote: OwnQuote
+    store: MemoryStore
 
     @classmethod
-    def make(cls, directory: Path, *, appraiser: QuoteAppraiser | None = None, limits: Limits | None = None) -> Bench:
+    def make(
+        cls,
+        directory: Path,
+        *,
+        appraiser: QuoteAppraiser | None = None,
+        limits: Limits | None = None,
+        store: MemoryStore | None = None,
+        records: Records | None = None,
+        locked: bytes | None = None,
+        insecure: bool = False,
+    ) -> Bench:
+        """`records`: what a store had loaded; `store`: goes on with this one."""
         clock = Clock()
+        store = store or MemoryStore()
         platform = SimulatedPlatform.open(directory, clock(), clock)
-        ca = CertificateAuthority.create(["localhost"], [], clock())
+        records = records or fresh_records(["localhost"], [], clock())
+        ca = records.ca
         metrics = CoordinatorMetrics("1.2.3")
         events = EventLog()
         mesh = Mesh(clock)
         coordinator_enclave = SimulatedEnclave.default("coordinator")
         own_quote = OwnQuote(platform.issuer(coordinator_enclave), ca.root_der)
         ports = Ports(
-            own_quote=own_quote,
-            appraiser=appraiser or Appraiser(platform.verifier(), platform.collateral, clock),
+            own_quote=None if insecure else own_quote,
+            appraiser=None if insecure else appraiser or Appraiser(platform.verifier(), platform.collateral, clock),
+            store=store,
             mesh=mesh,
             clock=clock,
             jitter=lambda: 0.5,
             metrics=metrics,
             events=events,
         )
-        coordinator = Coordinator(ca, ports, simulation=True, limits=limits)
-        return cls(platform, clock, metrics, events, mesh, coordinator, own_quote)
+        coordinator = Coordinator(records, ports, simulation=not insecure, locked=locked, limits=limits)
+        return cls(platform, clock, metrics, events, mesh, coordinator, own_quote, store)
+
+    def restarted(self, directory: Path) -> Bench:
+        """Another process with what was committed last; the mesh knows nobody."""
+        return Bench.make(directory, store=self.store, records=self.store.committed[-1])
 
     def ask(
         self,

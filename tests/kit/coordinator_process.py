@@ -7,6 +7,7 @@ import asyncio
 import json
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -112,25 +113,29 @@ async def spawn(*flags: str, env: Mapping[str, str] | None = None) -> asyncio.su
 
 async def outcome(*flags: str, env: Mapping[str, str] | None = None) -> tuple[int, str, str]:
     """Exit status, output and errors of a Coordinator that is expected to end by itself."""
-    process = await spawn(*flags, env=env)
-    async with asyncio.timeout(20):
-        out, err = await process.communicate()
+    with tempfile.TemporaryDirectory(prefix="coordinator-") as temporary:
+        process = await spawn(*flags, env={"EDG_COORDINATOR_SEAL_DIR": temporary, **(env or {})})
+        async with asyncio.timeout(20):
+            out, err = await process.communicate()
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()
 
 
 @asynccontextmanager
 async def coordinator(
-    platform: Path, *flags: str, env: Mapping[str, str] | None = None
+    platform: Path | None, *flags: str, env: Mapping[str, str] | None = None, state: Path | None = None
 ) -> AsyncIterator[CoordinatorProcess]:
-    """A simulated Coordinator on free ports of loopback, ready; ended with the block."""
+    """A Coordinator on free ports of loopback, ready; ended with the block. Simulated, unless `platform` is None (then
+    `flags` say what else). `state`: its directory, None for one that goes with the block."""
     addresses = [f"--{name}-addr=127.0.0.1:0" for name in ("client", "mesh", "xds", "prometheus")]
-    simulation = ["--simulation", f"--simulated-platform={platform}"]
-    running = CoordinatorProcess(await spawn(*addresses, *simulation, *flags, env=env))
-    reading = asyncio.get_running_loop().create_task(running.read())
-    try:
-        await running.logged(READY)
-        yield running
-    finally:
-        await running.stop()
-        await reading
+    simulation = [] if platform is None else ["--simulation", f"--simulated-platform={platform}"]
+    with tempfile.TemporaryDirectory(prefix="coordinator-") as temporary:
+        sealed = f"--seal-dir={state or temporary}"
+        running = CoordinatorProcess(await spawn(*addresses, *simulation, sealed, *flags, env=env))
+        reading = asyncio.get_running_loop().create_task(running.read())
+        try:
+            await running.logged(READY)
+            yield running
+        finally:
+            await running.stop()
+            await reading

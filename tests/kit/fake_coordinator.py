@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Coordinator's client API with knobs for lying: real TLS, real certificates, real (simulated) quotes."""
+"""A Coordinator's client API with knobs for lying: real TLS, real certificates, real (simulated) quotes.
+
+What users of the manifest may call is in fake_users.py, recovery and feature gates in fake_features.py.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
-import ssl
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,6 +22,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from sds.attestation.report_data import coordinator_report_data
 from sds.attestation.simulated import SIMULATED_SIGNER, SimulatedEnclave, SimulatedPlatform
 from sds.ca import CertificateAuthority
+from tests.kit.fake_envelope import Refusal, Route, error, refused, success
+from tests.kit.fake_features import FakeFeatures, FakeRecovery
+from tests.kit.fake_users import FakeUsers
+from xds_server.tls_connection import TlsFrontConfig
+from xds_server.tls_context import ServerCredential
+from xds_server.tls_front import TlsFront
 
 COORDINATOR = SimulatedEnclave(
     SimulatedEnclave.default("coordinator").unique_id, SIMULATED_SIGNER, product_id=3, security_version=3
@@ -41,8 +49,15 @@ class FakeCoordinator:
     signed_instead: bytes | None = None
     stated_fingerprint: str | None = None
     raw_answer: bytes | None = None
+    v1_only: bool = False
+    """Knows version 1 of the API only, but for the quote."""
     posts: list[bytes] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    """Method and path of every request."""
     address: str = ""
+    users: FakeUsers = field(default_factory=FakeUsers)
+    recovery: FakeRecovery = field(default_factory=FakeRecovery)
+    features: FakeFeatures = field(default_factory=FakeFeatures)
 
     def __post_init__(self) -> None:
         self.platform = SimulatedPlatform.open(self.directory / "platform", datetime.now(UTC))
@@ -55,73 +70,102 @@ class FakeCoordinator:
     @asynccontextmanager
     async def serving(self, presented: CertificateAuthority | None = None) -> AsyncIterator[FakeCoordinator]:
         """Serve on a free port; `presented` shows another certificate in TLS than the one that the quote binds."""
-        app = web.Application(middlewares=[self._canned])
-        app.router.add_get("/api/v2/quote", self._quote)
-        app.router.add_get("/api/v2/status", self._status)
-        app.router.add_get("/api/v2/manifest", self._get_manifest)
-        app.router.add_post("/api/v2/manifest", self._set_manifest)
+        app = web.Application(client_max_size=32 * 1024 * 1024)
+        app.router.add_route("*", "/{path:.*}", self._handle)
         runner = web.AppRunner(app)
         await runner.setup()
+        assert runner.server is not None
+        server = runner.server
+        ca = presented or self.ca
+        credential = ServerCredential((ca.root,), ca.root_key.load())
+        front = TlsFront(
+            TlsFrontConfig(alpn=(b"http/1.1",)), lambda: credential, lambda _: server(), lambda _peer, _reason: None
+        )
+        listener = socket.create_server(("127.0.0.1", 0))
+        await front.start(listener)
         try:
-            site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self._tls(presented or self.ca))
-            await site.start()
-            self.address = f"127.0.0.1:{runner.addresses[0][1]}"
+            self.address = f"127.0.0.1:{listener.getsockname()[1]}"
             yield self
         finally:
+            await front.stop(0)
             await runner.cleanup()
 
-    def _tls(self, ca: CertificateAuthority) -> ssl.SSLContext:
-        pem = self.directory / "root.pem"
-        pem.write_bytes(ca.chain_pem[ca.chain_pem.rindex(b"-----BEGIN") :] + ca.root_key.pem)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(pem)
-        return context
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(f"{request.method} {request.path}")
+        if self.raw_answer is not None:
+            return web.Response(body=self.raw_answer)
+        handler = self._routes().get((request.method, request.path))
+        hidden = self.v1_only and request.path.startswith("/api/v2/") and request.path != "/api/v2/quote"
+        if handler is None or hidden:
+            return error(405, "")
+        try:
+            return success(await handler(request))
+        except Refusal as refusal:
+            return refused(refusal)
 
-    @web.middleware
-    async def _canned(
-        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        return await handler(request) if self.raw_answer is None else web.Response(body=self.raw_answer)
+    def _routes(self) -> dict[Route, Callable[[web.Request], Awaitable[object]]]:
+        own: dict[Route, Callable[[web.Request], Awaitable[object]]] = {
+            ("GET", "/api/v2/quote"): self._quote,
+            ("GET", "/api/v2/status"): self._status,
+            ("GET", "/status"): self._status_v1,
+            ("GET", "/api/v2/manifest"): self._get_manifest,
+            ("GET", "/manifest"): self._get_manifest_v1,
+            ("POST", "/api/v2/manifest"): self._set_manifest,
+            ("POST", "/manifest"): self._set_manifest_v1,
+        }
+        return own | self.users.routes() | self.recovery.routes() | self.features.routes(self.ca)
 
-    async def _quote(self, request: web.Request) -> web.Response:
+    async def _quote(self, request: web.Request) -> object:
         nonce = base64.urlsafe_b64decode(request.query.get("nonce", ""))
         report_data = coordinator_report_data(self.ca.root_der, b"" if self.replayed_quote else nonce)
         quote = self.platform.issuer(self.enclave).issue(report_data).to_wire()
         stated = None if self.without_quote else base64.b64encode(quote).decode()
-        return _success({"cert": self.ca.chain_pem.decode(), "quote": stated})
+        return {"cert": self.ca.chain_pem.decode(), "quote": stated}
 
-    async def _status(self, request: web.Request) -> web.Response:
+    async def _status(self, request: web.Request) -> dict[str, object]:
+        if self.recovery.needed:
+            return {"code": 1, "message": "Coordinator is in recovery mode."}
         if self.manifest is None:
-            return _success({"code": 2, "message": "Coordinator is ready to accept a manifest."})
-        return _success({"code": 3, "message": "Coordinator is running correctly and ready to accept marbles."})
+            return {"code": 2, "message": "Coordinator is ready to accept a manifest."}
+        return {"code": 3, "message": "Coordinator is running correctly and ready to accept marbles."}
 
-    async def _get_manifest(self, request: web.Request) -> web.Response:
+    async def _status_v1(self, request: web.Request) -> object:
+        status = await self._status(request)
+        return {"StatusCode": status["code"], "StatusMessage": status["message"]}
+
+    async def _get_manifest(self, request: web.Request) -> object:
         if self.manifest is None:
-            return _error(500, "requested value not set")
+            raise Refusal(500, "requested value not set")
+        return {
+            "manifestSignatureRootECDSA": self._signature(self.manifest),
+            "manifestFingerprint": self.stated_fingerprint or hashlib.sha256(self.manifest).hexdigest(),
+            "manifest": base64.b64encode(self.manifest).decode(),
+        }
+
+    async def _get_manifest_v1(self, request: web.Request) -> object:
+        if self.manifest is None:
+            return {"ManifestSignatureRootECDSA": None, "ManifestSignature": "", "Manifest": None}
+        return {
+            "ManifestSignatureRootECDSA": self._signature(self.manifest),
+            "ManifestSignature": hashlib.sha256(self.manifest).hexdigest(),
+            "Manifest": base64.b64encode(self.manifest).decode(),
+        }
+
+    def _signature(self, raw: bytes) -> str:
         key = self.ca.root_key.load()
         assert isinstance(key, ec.EllipticCurvePrivateKey)
-        signature = key.sign(self.signed_instead or self.manifest, ec.ECDSA(hashes.SHA256()))
-        return _success(
-            {
-                "manifestSignatureRootECDSA": base64.b64encode(signature).decode(),
-                "manifestFingerprint": self.stated_fingerprint or hashlib.sha256(self.manifest).hexdigest(),
-                "manifest": base64.b64encode(self.manifest).decode(),
-            }
-        )
+        return base64.b64encode(key.sign(self.signed_instead or raw, ec.ECDSA(hashes.SHA256()))).decode()
 
-    async def _set_manifest(self, request: web.Request) -> web.Response:
-        raw = base64.b64decode((await request.json())["manifest"])
+    async def _set_manifest(self, request: web.Request) -> object:
+        self._accept(base64.b64decode((await request.json())["manifest"]), 500)
+        return {"RecoverySecrets": self.recovery_secrets}
+
+    async def _set_manifest_v1(self, request: web.Request) -> object:
+        self._accept(await request.read(), 400)
+        return {"RecoverySecrets": self.recovery_secrets} if self.recovery_secrets else None
+
+    def _accept(self, raw: bytes, status: int) -> None:
         self.posts.append(raw)
         if self.manifest is not None:
-            return _error(500, "server is not in expected state")
+            raise Refusal(status, "server is not in expected state")
         self.manifest = raw
-        return _success({"RecoverySecrets": self.recovery_secrets})
-
-
-def _success(data: object) -> web.Response:
-    return web.json_response({"status": "success", "data": data})
-
-
-def _error(status: int, message: str) -> web.Response:
-    body = json.dumps({"status": "error", "data": None, "message": message})
-    return web.Response(status=status, text=body, content_type="text/plain")

@@ -17,6 +17,7 @@ import asyncio
 import base64
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -156,6 +157,7 @@ class MeshHarness:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.platform = directory / "platform"
+        self.state = directory / "state"
         self.coordinator: Running | None = None
         self.client_addr = ""
         self.mesh_addr = ""
@@ -187,7 +189,8 @@ class MeshHarness:
             ("--mesh-addr", self.mesh_addr or "127.0.0.1:0"),
             ("--xds-addr", self.xds_addr or f"127.0.0.1:{free_port()}"),
         )
-        command = ("coordinator", "--simulation", "--simulated-platform", str(self.platform))
+        places = ("--simulated-platform", str(self.platform), "--seal-dir", str(self.state))
+        command = ("coordinator", "--simulation", *places)
         arguments = [part for pair in addresses for part in pair]
         settings = {"EDG_COORDINATOR_DEV_MODE": "0", "EDG_DEBUG_LOGGING": "1", **(env or {})}
         process = await self._start((*command, *arguments, *flags), settings, self.directory)
@@ -202,6 +205,10 @@ class MeshHarness:
         assert self.coordinator is not None
         await self.coordinator.kill()
         self.coordinator = None
+
+    def lose_state(self) -> None:
+        """Take the sealed state from a Coordinator that has ended: the next one is a new deployment."""
+        shutil.rmtree(self.state)
 
     async def request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, str]:
         """One call of the client API, unverified."""

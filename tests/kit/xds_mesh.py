@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid as uuids
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 
@@ -19,6 +21,7 @@ from sds.ca import CertificateAuthority, LeafTemplate
 from sds.csr import CertificateRequest
 from sds.material import Identity
 from xds_server.mesh import ActiveMarble, Mesh
+from xds_server.rotation import Pace, Phase
 
 NO_SUBJECT = x509.Name([])
 
@@ -58,15 +61,35 @@ def gateway_certificate(*names: x509.GeneralName, ca: bool = False) -> tuple[x50
     return certificate, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-class Town:
-    """A Mesh with the CA that it is served under, and a clock that tests move."""
+# Phases of a rotation that go on as soon as everybody has answered, on a clock that stands still.
+PROMPT = Pace(settle=timedelta(0), finish=timedelta(0))
 
-    def __init__(self, what: Manifest, ca: CertificateAuthority | None = None) -> None:
-        self.time = datetime.now(UTC)
+
+class Town:
+    """A Mesh with the CA that it is served under, and a clock that tests move (or, `live`, that moves by itself)."""
+
+    def __init__(
+        self,
+        what: Manifest,
+        ca: CertificateAuthority | None = None,
+        *,
+        pace: Pace = PROMPT,
+        live: bool = False,
+    ) -> None:
+        self._time = None if live else datetime.now(UTC)
         self.ca = ca or CertificateAuthority.create(["localhost"], [], self.time)
-        self.mesh = Mesh(lambda: self.time)
+        self.mesh = Mesh(lambda: self.time, pace=pace)
         self.manifest = what
+        self.names: dict[tuple[str, str], tuple[str, str]] = {}
         self.mesh.configure(what, self.ca)
+
+    @property
+    def time(self) -> datetime:
+        return datetime.now(UTC) if self._time is None else self._time
+
+    @time.setter
+    def time(self, value: datetime) -> None:
+        self._time = value
 
     def identity(
         self, marble_type: str, uuid: str, *, ip: str = "127.0.0.1", dns: str = "localhost", hours: float = 24
@@ -75,8 +98,10 @@ class Town:
         template = LeafTemplate(marble_type, uuid, request, None, timedelta(hours=hours))
         return self.ca.issue_marble(template, self.time)
 
-    def activate(self, marble_type: str, *, ip: str = "127.0.0.1", dns: str = "localhost") -> ActiveMarble:
-        uuid = str(uuids.uuid4())
+    def activate(
+        self, marble_type: str, *, ip: str = "127.0.0.1", dns: str = "localhost", uuid: str | None = None
+    ) -> ActiveMarble:
+        uuid = uuid or str(uuids.uuid4())
         marble = ActiveMarble(
             marble_type=marble_type,
             uuid=uuid,
@@ -84,5 +109,31 @@ class Town:
             dns_names=(dns,),
             ip_addresses=(ip,),
         )
+        self.names[marble_type, uuid] = ip, dns
         self.mesh.activated(marble)
         return marble
+
+    # ---- manifest updates
+
+    def update(
+        self, what: Manifest | None = None, allowed: Callable[[ActiveMarble], bool] = lambda _: True
+    ) -> tuple[ActiveMarble, ...]:
+        """What a Coordinator does on a manifest update; the ones that were turned out."""
+        self.manifest = what or self.manifest
+        self.ca = self.ca.rotate(self.time)
+        return self.mesh.update(self.manifest, self.ca, allowed)
+
+    def renew_when_asked(self) -> None:
+        """Renew every identity when a rotation has come so far, as a Coordinator's renewer does."""
+        self.mesh.renew_with(self.renew)
+
+    def renew(self) -> None:
+        self.mesh.replace_identities(
+            {key: self.identity(*key, ip=ip, dns=dns) for key, (ip, dns) in self.names.items()}
+        )
+
+    async def settled(self) -> None:
+        """Wait until the rotation is over; an XdsServer must drive it."""
+        async with asyncio.timeout(30):
+            while self.mesh.rotation.phase is not Phase.SETTLED:
+                await asyncio.sleep(0.01)

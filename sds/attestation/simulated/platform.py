@@ -17,6 +17,7 @@ from sds.attestation.issuer import Issuer
 from sds.attestation.simulated.enclave import SimulatedEnclave, SimulatedTd
 from sds.attestation.simulated.pki import FMSPC, Pki
 from sds.attestation.simulated.quoting import QuotingEnclave, sgx_body, td_body
+from sds.attestation.simulated.sealing import SimulatedSealingKeys
 from sds.attestation.simulated.store import PlatformStore
 from sds.attestation.tee import Tee
 from sds.attestation.verify import DcapVerifier
@@ -110,3 +111,10 @@ class SimulatedPlatform:
     def issuer(self, code: SimulatedEnclave | SimulatedTd) -> Issuer:
         """What makes quotes for this enclave or trust domain."""
         return SimulatedIssuer(self.quoting, code)
+
+    def sealing_keys(self, enclave: SimulatedEnclave) -> SimulatedSealingKeys:
+        """The keys that this enclave gets on this machine.
+
+        :raises DeviceUnavailable: if the platform's secret cannot be had.
+        """
+        return SimulatedSealingKeys(self.collateral.store.sealing_secret(), enclave)

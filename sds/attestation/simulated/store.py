@@ -6,6 +6,7 @@
     <directory>/            0700
       lock                  taken while something is made
       identity/             certificates and keys, appears whole by one rename
+      sealing.key           what the sealing keys are made from, 32 random bytes; made at their first use
       <fmspc>-<ca>-<tee>.json   collateral, replaced whole by a rename, renewed a week before it runs out
 
 A crash at any instant leaves nothing, or something complete: files are written beside their place, flushed, renamed.
@@ -45,6 +46,7 @@ RENEW_BEFORE = timedelta(days=7)
 # Making an identity takes milliseconds. Whoever holds the lock this long has been stopped.
 _LOCK_TIMEOUT = 30.0
 _MAX_FILE = 64 * 1024
+_SEALING_SECRET = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,27 @@ class PlatformStore:
                 return made
         except OSError as e:
             raise DeviceUnavailable(f"simulated platform: cannot write {self.directory}: {e.strerror}") from e
+
+    def sealing_secret(self) -> bytes:
+        """32 random bytes of this machine, made at first use.
+
+        :raises DeviceUnavailable: if the directory cannot be used or the secret is damaged.
+        """
+        path = self.directory / "sealing.key"
+        try:
+            if not path.exists():
+                with self._lock():
+                    if not path.exists():
+                        self._replace(path.name, os.urandom(_SEALING_SECRET))
+            secret = _read(path, _SEALING_SECRET)
+        except OSError as e:
+            raise DeviceUnavailable(f"simulated platform: cannot use {path}: {e.strerror}") from e
+        if len(secret) != _SEALING_SECRET:
+            raise DeviceUnavailable(
+                f"simulated platform: {path} is damaged (expected {_SEALING_SECRET} bytes); delete it,"
+                " and whatever was sealed with it needs recovery"
+            )
+        return secret
 
     @property
     def _identity(self) -> Path:

@@ -48,6 +48,7 @@ async def running() -> tuple[Health, Talk]:
     numbers = health.counters.of("inbound|8080")
     numbers.accepted, numbers.received = 7, 512
     numbers.refused[Refusal.PLAINTEXT] = 2
+    numbers.ended[Refusal.REVOKED] = 3
     return health, talk
 
 
@@ -78,6 +79,14 @@ async def test_readiness_needs_identity_configuration_and_app_but_no_coordinator
         assert (await get(client, "/readyz")) == (503, "the identity has expired\n")
 
 
+async def test_a_marble_that_was_turned_out_is_not_ready_and_says_why() -> None:
+    health, _ = await running()
+    health.revoked = "revoked: for a test"
+    async with served(health) as client:
+        assert (await get(client, "/readyz")) == (503, "revoked: for a test\n")
+        assert "marblemesh_worker_revoked 1.0" in (await get(client, "/metrics"))[1]
+
+
 async def test_metrics_show_what_was_counted() -> None:
     health, talk = await running()
     await talk.push(SECRET)
@@ -89,6 +98,8 @@ async def test_metrics_show_what_was_counted() -> None:
         'marblemesh_worker_connections_accepted_total{listener="inbound|8080"} 7.0',
         'marblemesh_worker_bytes_total{direction="received",listener="inbound|8080"} 512.0',
         'marblemesh_worker_connections_refused_total{listener="inbound|8080",reason="plaintext"} 2.0',
+        'marblemesh_worker_connections_ended_total{listener="inbound|8080",reason="revoked"} 3.0',
+        "marblemesh_worker_revoked 0.0",
         "marblemesh_worker_control_plane_connected 0.0",
         'marblemesh_worker_xds_updates_total{type="Listener"} 1.0',
         'marblemesh_worker_certificate_expiry_timestamp_seconds{certificate="identity"} ',

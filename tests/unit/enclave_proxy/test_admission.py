@@ -116,3 +116,13 @@ def test_addresses_print_as_people_write_them() -> None:
         "[::1]:80",
         "10.0.0.1:80",
     ]
+
+
+def test_an_instance_that_was_turned_out_may_not_talk_whatever_the_rule_says() -> None:
+    bad, good = marble(shared_ca(), "web"), marble(shared_ca(), "web")
+    revoked = frozenset({str(bad.spiffe_id)})
+    for rule in (web_only(), PeerRule()):
+        admit(rule, good.leaf.public_bytes(Encoding.DER), revoked)
+        with pytest.raises(Refused) as caught:
+            admit(rule, bad.leaf.public_bytes(Encoding.DER), revoked)
+        assert caught.value.reason is Refusal.REVOKED

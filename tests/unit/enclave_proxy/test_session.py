@@ -17,7 +17,17 @@ from enclave_proxy.session import Session
 from sds.ca import CertificateAuthority
 from sds.logs import get_logger
 from sds.material import TrustBundle
-from sds.resources import CLUSTER, ENDPOINT, LISTENER, SECRET, Resource, bundle_secret, identity_secret
+from sds.resources import (
+    CLUSTER,
+    ENDPOINT,
+    LISTENER,
+    SECRET,
+    Resource,
+    bundle_secret,
+    identity_secret,
+    read_secret,
+    revoked_secret,
+)
 from sds.wire.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node
 from tests.kit.manifests import certificate
 from tests.kit.pki import marble, now, other_ca, shared_ca
@@ -33,6 +43,10 @@ class FakeRelay:
 
     refuse: str = ""
     applied: list[RelayConfig] = field(default_factory=list)
+    turned_out: list[frozenset[str]] = field(default_factory=list)
+
+    def turn_out(self, names: frozenset[str]) -> None:
+        self.turned_out.append(names)
 
     async def apply(self, config: RelayConfig) -> None:
         if self.refuse:
@@ -97,7 +111,50 @@ async def test_endpoints_are_asked_for_when_a_cluster_wants_them() -> None:
     talk = Talk()
     await talk.configure()
     assert talk.session.client.wanted(ENDPOINT) == {"outbound|db|5432"}
-    assert talk.session.client.wanted(SECRET) == {"default", "ROOTCA"}
+    assert talk.session.client.wanted(SECRET) == {"default", "ROOTCA", "revoked|instances"}
+
+
+async def test_instances_that_were_turned_out_are_refused_whatever_else_is_missing() -> None:
+    talk = Talk()
+    names = {"spiffe://t.test/marble/web/1"}
+    assert await talk.push(SECRET, [revoked_secret(names)]) == ""
+    assert talk.relay is not None
+    assert talk.relay.turned_out == [names]
+    assert talk.relay.applied == []
+    assert await talk.push(SECRET, [revoked_secret([])]) == ""
+    assert talk.relay.turned_out[-1] == frozenset()
+
+
+async def test_a_new_root_is_followed_bundle_first_and_never_identity_first() -> None:
+    """What our peers do not know yet we do not show; what they may show already we know."""
+    talk = Talk()
+    old = talk.ca
+    new = old.rotate(now())
+    both = TrustBundle(old.bundle.pem + new.bundle.pem)
+    renewed = marble(new)
+    assert "does not end in the trust bundle" in await talk.push(SECRET, [identity_secret("default", renewed)])
+    assert await talk.push(SECRET, [bundle_secret("ROOTCA", both)]) == ""
+    assert await talk.push(SECRET, [identity_secret("default", marble(old))]) == ""
+    assert await talk.push(SECRET, [identity_secret("default", renewed)]) == ""
+    assert await talk.push(SECRET, [bundle_secret("ROOTCA", new.bundle)]) == ""
+    assert "does not end in the trust bundle" in await talk.push(SECRET, [identity_secret("default", marble(old))])
+    assert (talk.store.credentials.identity, talk.store.credentials.bundle) == (renewed, new.bundle)
+
+
+async def test_identity_and_bundle_are_offered_by_their_spiffe_names_too() -> None:
+    talk = Talk()
+    renewed = marble(talk.ca)
+    await talk.push(SECRET, [identity_secret("default", renewed)])
+    offered = {name: read_secret(secret.body) for name, secret in talk.store.view.value[SECRET].items()}
+    domain = f"spiffe://{talk.ca.trust_domain}"
+    assert offered == {
+        "default": ("default", renewed),
+        str(renewed.spiffe_id): (str(renewed.spiffe_id), renewed),
+        "ROOTCA": ("ROOTCA", talk.ca.bundle),
+        domain: (domain, talk.ca.bundle),
+    }
+    await talk.store.withdraw()
+    assert talk.store.view.value == {SECRET: {}}
 
 
 async def test_a_push_that_cannot_be_enforced_changes_nothing() -> None:

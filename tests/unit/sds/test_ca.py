@@ -20,7 +20,7 @@ from sds.claims_extension import CLAIMS_OID
 from sds.csr import CertificateRequest
 from sds.identity import COORDINATOR_DNS_NAME, MARBLE_TYPE_OID
 from sds.keys import PrivateKey
-from sds.material import TrustBundle, check_identity
+from sds.material import MaterialError, TrustBundle, check_bundle, check_identity
 from tests.kit.pki import marble, request, shared_ca
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 999, tzinfo=UTC)
@@ -177,3 +177,47 @@ def test_an_expired_ca_hands_out_nothing(ca: CertificateAuthority) -> None:
 def test_keys_are_not_printed() -> None:
     ca = shared_ca()
     assert "PRIVATE" not in repr(ca) + repr(marble(ca)) + str(ca.root_key)
+
+
+# ---- rotation
+
+LATER = NOW + timedelta(days=3)
+
+
+def names_of(certificate: x509.Certificate) -> x509.SubjectAlternativeName:
+    return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+
+
+def test_a_rotation_keeps_the_root_and_replaces_everything_below(ca: CertificateAuthority) -> None:
+    new = ca.rotate(LATER)
+    assert (new.root, new.root_key, new.trust_domain) == (ca.root, ca.root_key, ca.trust_domain)
+    assert new.intermediate_key != ca.intermediate_key
+    assert new.intermediate.public_key() == new.marble_root.public_key() != ca.intermediate.public_key()
+    for one, other in ((new.intermediate, ca.intermediate), (new.marble_root, ca.marble_root)):
+        assert (one.subject, one.issuer, names_of(one)) == (other.subject, other.issuer, names_of(other))
+        assert extension_oids(one) == extension_oids(other)
+        assert one.serial_number != other.serial_number
+    assert ip_address("10.1.2.3") in names_of(new.marble_root).get_values_for_type(x509.IPAddress)
+
+
+def test_an_identity_of_a_rotated_ca_verifies_under_the_root_and_not_under_the_old_marble_root(
+    ca: CertificateAuthority,
+) -> None:
+    new = ca.rotate(LATER)
+    for identity in (marble(new, at=LATER), marble(new, lifetime=None, at=LATER), new.issue_coordinator(LATER)):
+        check_identity(identity, new.bundle, LATER)
+        check_identity(identity, TrustBundle(pem_of(ca.root)), LATER)
+        check_identity(identity, TrustBundle(ca.bundle.pem + new.bundle.pem), LATER)
+        with pytest.raises(MaterialError, match="does not end in the trust bundle"):
+            check_identity(identity, ca.bundle, LATER)
+
+
+def test_a_worker_whose_clock_is_a_little_behind_accepts_the_new_root(ca: CertificateAuthority) -> None:
+    check_bundle(ca.rotate(LATER).bundle, LATER - timedelta(minutes=4))
+    assert ca.rotate(NOW).marble_root.not_valid_before_utc == ca.root.not_valid_before_utc
+
+
+def test_a_ca_can_be_rotated_many_times(ca: CertificateAuthority) -> None:
+    for turn in range(20):
+        ca = ca.rotate(LATER + timedelta(seconds=turn))
+    check_identity(marble(ca, at=LATER + timedelta(minutes=1)), ca.bundle, LATER + timedelta(minutes=1))

@@ -45,7 +45,7 @@ def test_a_line_is_json_with_its_fields(out: io.StringIO) -> None:
 
 
 def test_in_simulation_every_line_says_so(out: io.StringIO) -> None:
-    configure("info", "json", simulation=True, stream=out)
+    configure("info", "json", mark=True, stream=out)
     get_logger("x").info("a")
     logging.getLogger("aiohttp").warning("b %s", "c")
     assert [(line["event"], line["simulation"]) for line in lines(out)] == [("a", True), ("b c", True)]

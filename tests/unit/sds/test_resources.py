@@ -9,11 +9,15 @@ from sds.material import Identity, MaterialError, TrustBundle
 from sds.resources import (
     BUNDLE_NAME,
     IDENTITY_NAME,
+    MAX_REVOKED,
+    REVOKED_NAME,
     SECRET,
+    RevokedInstances,
     bundle_secret,
     identity_secret,
     make_resource,
     read_secret,
+    revoked_secret,
 )
 from sds.wire import envoy_pb2
 from tests.kit.pki import marble, shared_ca
@@ -80,6 +84,11 @@ REFUSED = {
     r"Secret\.3": secret() + b"\x1a\x00",
     r"CertificateValidationContext\.7": secret() + b"\x22\x02\x3a\x00",
     "at most": bytes(3 * 1024 * 1024),
+    "generic": secret(generic_secret=envoy_pb2.GenericSecret()),
+    "list of revoked instances": envoy_pb2.Secret(
+        name=REVOKED_NAME,
+        generic_secret=envoy_pb2.GenericSecret(secret=envoy_pb2.DataSource(inline_bytes=b"*")),
+    ).SerializeToString(),
 }
 
 
@@ -100,3 +109,30 @@ def test_an_empty_bundle_cannot_even_be_made() -> None:
     """Envoy accepts a validation context without CA and then trusts everybody."""
     with pytest.raises(MaterialError, match="empty"):
         bundle_secret("ROOTCA", TrustBundle(b""))
+
+
+def test_revoked_instances_are_read_back_and_nobody_is_a_list_too() -> None:
+    names = ["spiffe://t.test/marble/web/2", "spiffe://t.test/marble/db/1"]
+    assert read_secret(revoked_secret(names).body) == (REVOKED_NAME, RevokedInstances(frozenset(names)))
+    assert read_secret(revoked_secret([]).body) == (REVOKED_NAME, RevokedInstances())
+    assert revoked_secret(names) == revoked_secret(reversed(names))
+
+
+def test_a_list_of_revoked_instances_is_bounded_and_keeps_the_first_ones() -> None:
+    names = [f"spiffe://t.test/marble/web/{n:0100}" for n in range(MAX_REVOKED // 100)]
+    resource = revoked_secret(names)
+    assert len(resource.body) < MAX_REVOKED + 100
+    _, kept = read_secret(resource.body)
+    assert isinstance(kept, RevokedInstances)
+    assert names[0] in kept.names
+    assert names[-1] not in kept.names
+
+
+def test_a_list_of_revoked_instances_that_is_something_else_is_not_quoted() -> None:
+    """It came as a secret, and may be one. Found by fuzzing."""
+    key = b"-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49"
+    body = revoked_secret(["spiffe://t.test/marble/web/1"]).body
+    secret = envoy_pb2.Secret.FromString(body)
+    secret.generic_secret.secret.inline_bytes = key
+    with pytest.raises(MaterialError, match=r"line 1 is not a SPIFFE ID$"):
+        read_secret(secret.SerializeToString())

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
+import uuid as uuids
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -19,10 +21,12 @@ from prometheus_client import CollectorRegistry
 
 from sds.discovery import View
 from sds.discovery_client import DeltaClient, Update
+from sds.discovery_types import REVOKED
 from sds.identity import COORDINATOR_DNS_NAME
 from sds.logs import get_logger
-from sds.material import Identity
+from sds.material import Identity, TrustBundle, check_identity, check_issued_by
 from sds.resources import CLUSTER, ENDPOINT, LISTENER, SECRET, read_secret
+from sds.tls import client_context
 from sds.wire.discovery_pb2 import Node
 from tests.kit.xds_mesh import Town, gateway_certificate, manifest
 from xds_server.ads import MAX_STREAMS_PER_CLIENT, SERVICES, XdsServer
@@ -175,9 +179,8 @@ async def test_a_certificate_of_another_mesh_does_not_get_through_the_handshake(
 
 
 async def test_an_instance_that_is_not_activated_is_told_so(place: Place) -> None:
-    web = place.town.activate("web")
-    place.town.mesh.revoke("web", web.uuid)
-    async with connected(place.of(web.identity)) as wire:
+    stranger = place.town.identity("web", str(uuids.uuid4()))
+    async with connected(place.of(stranger)) as wire:
         error = await refusal(wire)
     assert error.code() is grpc.StatusCode.PERMISSION_DENIED
     assert error.details() == "this instance is not activated: activate it again"
@@ -199,6 +202,86 @@ async def test_revocation_ends_the_open_stream(place: Place) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await wire.hear()
     assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert (caught.value.details() or "").startswith(REVOKED)
+    async with connected(place.of(web.identity)) as wire:
+        again = await refusal(wire)
+    assert (again.code(), again.details()) == (caught.value.code(), caught.value.details())
+    assert place.metric("marblemesh_xds_denied_total", reason="revoked") == 2
+
+
+async def heard_of(wire: Wire, *wanted: str) -> dict[str, object]:
+    """Acknowledge what comes until there was a new version of each of these secrets."""
+    found: dict[str, object] = {}
+    while not found.keys() >= set(wanted):
+        for resource in (await wire.hear()).resources:
+            found[resource.name] = read_secret(resource.body)[1]
+    return found
+
+
+async def test_a_rotation_goes_from_bundle_to_identity_to_bundle_as_the_clients_answer(place: Place) -> None:
+    town = place.town
+    web, voting = town.activate("web"), town.activate("voting")
+    town.renew_when_asked()
+    async with connected(place.of(web.identity)) as one, connected(place.of(voting.identity)) as other:
+        for wire in (one, other):
+            wire.client.subscribe(SECRET, ["default", "ROOTCA"])
+            await heard_of(wire, "default", "ROOTCA")
+        old = town.ca
+        town.update()
+        both = {old.marble_root, town.ca.marble_root}
+        for wire in (one, other):
+            bundle = (await heard_of(wire, "ROOTCA"))["ROOTCA"]
+            assert isinstance(bundle, TrustBundle)
+            assert set(bundle.certificates) == both
+        identities = [(await heard_of(wire, "default"))["default"] for wire in (one, other)]
+        for identity in identities:
+            assert isinstance(identity, Identity)
+            assert town.ca.intermediate in identity.certificates
+        for wire in (one, other):
+            bundle = (await heard_of(wire, "ROOTCA"))["ROOTCA"]
+            assert isinstance(bundle, TrustBundle)
+            assert bundle.certificates == (town.ca.marble_root,)
+        await town.settled()
+    assert place.metric("marblemesh_rotation_phase") == 0
+    for phase in ("introduce", "renew", "retire"):
+        assert place.metric("marblemesh_rotation_seconds_count", phase=phase) == 1
+    assert place.metric("marblemesh_rotation_behind_total") == 0
+
+
+async def test_who_was_away_during_a_rotation_comes_back_with_the_old_certificate_and_gets_the_new_one(
+    place: Place,
+) -> None:
+    town = place.town
+    web = town.activate("web")
+    town.renew_when_asked()
+    town.update()
+    await town.settled()
+    shown = web.identity
+    for _ in range(2):  # the second time it shows the new one
+        async with connected(place.of(shown)) as wire:
+            wire.client.subscribe(SECRET, ["default", "ROOTCA"])
+            first = (await wire.hear()).resources[0]
+            assert first.name == "ROOTCA", "the bundle that vouches for the identity comes before it"
+            identity = (await heard_of(wire, "default"))["default"]
+            assert isinstance(identity, Identity)
+            shown = identity
+    check_identity(shown, town.ca.bundle, town.time)
+
+
+async def test_the_server_shows_a_certificate_of_the_new_ca_under_the_same_root(place: Place) -> None:
+    town = place.town
+    root = TrustBundle(town.ca.root.public_bytes(Encoding.PEM))
+    town.update()
+    web = town.activate("web")
+    context = client_context(web.identity, root)
+    context.set_alpn_protocols(["h2"])
+    _, writer = await asyncio.open_connection("127.0.0.1", place.port, ssl=context, server_hostname="")
+    tls = writer.get_extra_info("ssl_object")
+    shown = x509.load_der_x509_certificate(tls.getpeercert(binary_form=True))
+    check_issued_by(shown, town.ca.intermediate)
+    writer.close()
+    with suppress(ConnectionError, ssl.SSLError):
+        await writer.wait_closed()
 
 
 async def test_a_stream_ends_with_the_certificate_that_opened_it(place: Place) -> None:

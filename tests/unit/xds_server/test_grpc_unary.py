@@ -21,7 +21,8 @@ from sds.wire.marble_pb2 import ActivationRequest, ActivationResponse, Parameter
 from tests.fuzz.fuzz_tls_front import PREFACE, fuzz_one
 from tests.kit.marble_client import MarbleCredentials
 from tests.kit.tls_port import TlsPort, tls_port
-from xds_server.grpc_unary import MAX_RESETS, RpcError, UnaryService
+from xds_server.grpc_unary import RpcError, UnaryService
+from xds_server.h2_meter import CREDIT
 from xds_server.tls_front import TlsFrontConfig, TlsTransport
 
 PATH = "/rpc.Marble/Activate"
@@ -63,8 +64,8 @@ async def grpc_port(fake: Fake, **limits: float) -> AsyncIterator[tuple[TlsPort,
     config = TlsFrontConfig(alpn=(b"h2",), alpn_required=True, require_client_certificate=True)
     async with tls_port(service.connect, config) as port:
         yield port, service
-    assert service.buffered == 0
-    assert not service.protocols
+    assert service.port.budget.used == 0
+    assert not service.port.sessions
 
 
 async def call(port: TlsPort, marble_type: str, size: int = 0) -> ActivationResponse:
@@ -220,7 +221,7 @@ async def test_a_request_that_does_not_end_is_ended() -> None:
 async def test_rapid_resets_end_the_connection() -> None:
     async with grpc_port(Fake()) as (port, _):
         raw = await Raw.connect(port)
-        for number in range(MAX_RESETS + 1):
+        for number in range(CREDIT // 10):
             raw.h2.send_headers(1 + 2 * number, HEADERS)
             raw.h2.reset_stream(1 + 2 * number)
         assert (await raw.answer())["goaway"] == "11"

@@ -151,11 +151,12 @@ def test_a_marble_sees_its_own_listeners_clusters_endpoints_and_secrets() -> Non
     place = town()
     web = place.activate("web")
     view = place.mesh.view(place.mesh.authenticate(web.identity.leaf))
+    domain = f"spiffe://{place.ca.trust_domain}"
     assert {kind: sorted(found) for kind, found in view.items()} == {
         LISTENER: ["inbound|8080", "outbound|voting|8081"],
         CLUSTER: ["app|8080", "outbound|voting|8081"],
         ENDPOINT: ["outbound|voting|8081"],
-        SECRET: sorted(["default", "ROOTCA", str(web.identity.spiffe_id), f"spiffe://{place.ca.trust_domain}"]),
+        SECRET: sorted(["default", "ROOTCA", str(web.identity.spiffe_id), domain, "revoked|instances"]),
     }
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 import aiohttp
+from grpclib.const import Status
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from xds_server.events import ActivationEvent, EventLog
-from xds_server.metrics import MAX_UUIDS, OTHER_UUID, CoordinatorMetrics
+from xds_server.metrics import GRPC_CODES, MAX_UUIDS, OTHER_UUID, CoordinatorMetrics
 from xds_server.metrics_listener import MetricsListener
 
 NAMES = [
@@ -29,6 +33,7 @@ NAMES = [
     "grpc_server_handled_total",
     "promhttp_metric_handler_requests_total",
     "promhttp_metric_handler_requests_in_flight",
+    "promhttp_metric_handler_errors_total",
     "marblemesh_attestation_refused_total",
     "marblemesh_activation_duration_seconds_bucket",
     "marblemesh_attestation_verification_seconds_bucket",
@@ -89,3 +94,36 @@ async def test_the_listener_shows_metrics_and_events_and_nothing_else() -> None:
         async with session.post(f"{base}/metrics") as reply:
             assert reply.status == 405
     await listener.stop()
+
+
+class Broken(Collector):
+    """A metric that cannot be shown; also while it is registered, which asks for names."""
+
+    def collect(self) -> Iterable[Metric]:
+        raise ValueError
+
+    def describe(self) -> Iterable[Metric]:
+        return []
+
+
+async def test_a_scrape_that_fails_is_a_500_and_counted() -> None:
+    metrics = CoordinatorMetrics("1.0")
+    metrics.registry.register(Broken())
+    listener = MetricsListener(metrics, EventLog())
+    bound = socket.create_server(("127.0.0.1", 0))
+    await listener.start(bound)
+    url = f"http://127.0.0.1:{bound.getsockname()[1]}/metrics"
+    async with aiohttp.ClientSession() as session, session.get(url) as reply:
+        assert reply.status == 500
+    await listener.stop()
+    assert metrics.scrape_errors.labels("gathering")._value.get() == 1
+    assert metrics.scrapes.labels("500")._value.get() == 1
+
+
+def test_codes_are_spelled_as_in_go() -> None:
+    assert GRPC_CODES[Status.PERMISSION_DENIED] == "PermissionDenied"
+    assert GRPC_CODES[Status.CANCELLED] == "Canceled"
+    assert GRPC_CODES[Status.OK] == "OK"
+    metrics = CoordinatorMetrics("1.0")
+    shown = {s.labels["grpc_code"] for f in metrics._grpc_handled.collect() for s in f.samples}
+    assert shown == set(GRPC_CODES.values())

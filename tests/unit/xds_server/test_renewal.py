@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sds.ca import LeafTemplate
+from sds.identity import marble_identity
 from sds.material import Identity
 from tests.kit.coordinator import Bench, Clock, manifest
 from tests.kit.pki import request, shared_ca
@@ -108,6 +110,38 @@ async def test_the_task_wakes_up_for_a_rotation() -> None:
         await task
 
 
+async def test_nobody_is_renewed_while_it_is_held_up_and_everybody_afterwards() -> None:
+    clock, workers, held = Clock(), Workers(), True
+    renewer = Renewer(filled(clock, [0.0, 1.0]), clock, workers, held=lambda: held)
+    clock.forward(DAY * 0.65)
+    renewer.rotate_all()
+    assert await renewer.step() == 0
+    held = False
+    assert await renewer.step() == 2
+
+
+async def test_a_renewal_stops_where_another_root_comes_in_between() -> None:
+    clock, workers = Clock(), Workers()
+    asked = iter([False, False, True])
+    renewer = Renewer(filled(clock, [0.5, 0.5, 0.5]), clock, workers, held=lambda: next(asked, True))
+    renewer.rotate_all()
+    assert await renewer.step() == 1
+
+
+def test_another_manifest_is_what_renewed_identities_speak_of() -> None:
+    clock = Clock()
+    identities = Identities(shared_ca(), lambda: 0.5)
+    identities.issue(replace(template(UUIDS[0]), claims={"tee": "sgx", "manifest": "aa"}), clock())
+    identities.issue(template(UUIDS[1]), clock())
+    identities.adopt("bb", timedelta(hours=2))
+    first, second = (identities.renew(("web", uuid), clock()) for uuid in UUIDS[:2])
+    assert first is not None
+    assert second is not None
+    assert marble_identity(first.leaf).claims == {"v": 1, "tee": "sgx", "manifest": "bb"}
+    assert marble_identity(second.leaf).claims is None
+    assert first.not_after - clock() <= timedelta(hours=2)
+
+
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     made = Bench.make(tmp_path)
@@ -116,7 +150,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 async def test_the_mesh_gets_the_new_identity(bench: Bench) -> None:
-    bench.coordinator.set_manifest(manifest(Mesh={"CertificateLifetime": "1h"}))
+    await bench.coordinator.set_manifest(manifest(Mesh={"CertificateLifetime": "1h"}))
     await bench.activate(uuid=UUIDS[0])
     before = bench.mesh._marbles["web", UUIDS[0]].identity
     assert before.not_after - bench.clock() <= timedelta(hours=1)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from manifests.model import Outgoing
-from sds.identity import any_marble_prefix, type_prefix
+from sds.identity import type_prefix
 from sds.resources import CLUSTER, ENDPOINT, LISTENER, SECRET
 from sds.wire import envoy_pb2
 from tests.kit.xds_mesh import Town, manifest
@@ -85,20 +85,21 @@ def upstream(name: str) -> envoy_pb2.UpstreamTlsContext:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "sni", "prefix"),
+    ("name", "kind", "sni", "types"),
     [
-        ("outbound|voting|8081", 3, "voting", type_prefix(DOMAIN, "voting")),
-        ("outbound|db.example|5432", 1, "db.example", type_prefix(DOMAIN, "voting")),
-        ("outbound|10.1.2.3|99", 0, "", any_marble_prefix(DOMAIN)),
+        ("outbound|voting|8081", 3, "voting", ["voting"]),
+        ("outbound|db.example|5432", 1, "db.example", ["voting"]),
+        ("outbound|10.1.2.3|99", 0, "", ["voting", "web"]),
     ],
     ids=["marble type", "host name", "address"],
 )
-def test_who_must_answer_and_how_it_is_found(name: str, kind: int, sni: str, prefix: str) -> None:
+def test_who_must_answer_and_how_it_is_found(name: str, kind: int, sni: str, types: list[str]) -> None:
+    """Where the manifest names nobody, every type that it has: one that it drops later is in no rule any more."""
     context = upstream(name)
     combined = context.common_tls_context.combined_validation_context
-    (matcher,) = combined.default_validation_context.match_typed_subject_alt_names
+    matchers = combined.default_validation_context.match_typed_subject_alt_names
     assert (cluster(name).type, context.sni) == (kind, sni)
-    assert (matcher.san_type, matcher.matcher.prefix) == (3, prefix)
+    assert [(m.san_type, m.matcher.prefix) for m in matchers] == [(3, type_prefix(DOMAIN, t)) for t in types]
 
 
 def test_tls_1_3_only_and_a_bundle_everywhere() -> None:

@@ -6,13 +6,18 @@ from __future__ import annotations
 import asyncio
 import ssl
 import subprocess
+import tempfile
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.kit.marble_client import MarbleCredentials
+from tests.kit.pki import marble, shared_ca
 from tests.kit.tls_port import client_context, tls_port
-from xds_server.tls_front import TlsFrontConfig, TlsTransport
+from xds_server.tls_front import TlsFrontConfig, TlsTransport, source_of
 
 PLAIN = TlsFrontConfig(alpn=(b"http/1.1",))
 SHORT = TlsFrontConfig(alpn=(b"http/1.1",), handshake_timeout=0.2, idle_timeout=0.2, close_timeout=0.2)
@@ -205,6 +210,71 @@ async def test_too_many_connections_are_refused_and_the_first_live_on() -> None:
         await bye(writer)
 
 
+async def test_one_source_gets_half_of_the_connections() -> None:
+    four = TlsFrontConfig(alpn=(b"http/1.1",), max_connections=4)
+    async with tls_port(Echoes(), four) as port:
+        first, second = await port.connect(), await port.connect()
+        with pytest.raises(ConnectionError):
+            await port.connect()
+        assert port.refused == ["too many connections from 127.0.0.1 (2)"]
+        other = await asyncio.open_connection("127.0.0.1", port.port, ssl=client_context(), local_addr=("127.0.0.2", 0))
+        for reader, writer in (first, second, other):
+            assert await talk(reader, writer, b"x") == b"x"
+            await bye(writer)
+
+
+async def test_one_source_gets_half_of_the_handshakes() -> None:
+    four = TlsFrontConfig(alpn=(b"http/1.1",), max_handshakes=4, handshake_timeout=0.5)
+    async with tls_port(Echoes(), four) as port:
+        silent = [await asyncio.open_connection("127.0.0.1", port.port, local_addr=("127.0.0.2", 0)) for _ in range(3)]
+        assert await silent[2][0].read() == b""
+        assert port.refused == ["too many handshakes in flight from 127.0.0.2 (2)"]
+        reader, writer = await port.connect()
+        assert await talk(reader, writer, b"x") == b"x"
+        for _, each in [*silent, (reader, writer)]:
+            await bye(each)
+
+
+@pytest.mark.parametrize(
+    ("host", "source"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("unknown", "unknown"),
+    ],
+)
+def test_a_source_is_what_one_machine_gets(host: str, source: str) -> None:
+    assert source_of(host) == source
+
+
+async def test_sources_that_are_gone_are_forgotten() -> None:
+    async with tls_port(Echoes()) as port:
+        reader, writer = await port.connect()
+        assert await talk(reader, writer, b"x") == b"x"
+        await bye(writer)
+    assert (port.front._sources, port.front._shaking) == ({}, {})
+
+
+async def test_the_whole_chain_is_handed_on_leaf_first() -> None:
+    echoes = Echoes()
+    ca = shared_ca()
+    identity = marble(ca)
+    context = client_context()
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(identity.chain + identity.key.pem)
+        file.flush()
+        context.load_cert_chain(file.name)
+    async with tls_port(echoes) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port.port, ssl=context)
+        await talk(reader, writer, b"x")
+        expected = x509.load_pem_x509_certificates(identity.chain)
+        assert echoes.made[0].transport.peer_certificates == tuple(c.public_bytes(Encoding.DER) for c in expected)
+        assert len(expected) == 2
+        await bye(writer)
+
+
 async def test_without_a_certificate_to_show_nobody_gets_in() -> None:
     async with tls_port(Echoes()) as port:
         port.front._credential = lambda: None
@@ -223,15 +293,50 @@ async def test_tls_1_2_and_1_3_are_spoken(version: ssl.TLSVersion) -> None:
         await bye(writer)
 
 
-@pytest.mark.parametrize("group", ["P-256", "P-384", "P-521", "X25519"])
-async def test_clients_in_fips_mode_find_a_group(group: str) -> None:
+SUITES = ["ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        *(["-tls1_3", "-groups", group] for group in ("P-256", "P-384", "P-521", "X25519")),
+        *(["-tls1_3", "-ciphersuites", suite] for suite in ("TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384")),
+        *(["-tls1_2", "-cipher", suite, "-groups", "P-256:P-384:P-521"] for suite in SUITES),
+    ],
+    ids=" ".join,
+)
+async def test_clients_in_fips_mode_find_group_and_suite(flags: list[str]) -> None:
     async with tls_port(Echoes()) as port:
         done = await asyncio.to_thread(
             subprocess.run,
-            ["openssl", "s_client", "-connect", f"127.0.0.1:{port.port}", "-groups", group, "-brief"],
+            ["openssl", "s_client", "-connect", f"127.0.0.1:{port.port}", *flags, "-brief"],
             input=b"",
             capture_output=True,
             timeout=10,
             check=False,
         )
         assert b"CONNECTION ESTABLISHED" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        ["rsa:2048"],
+        ["rsa:4096"],
+        *(["ec", "-pkeyopt", f"ec_paramgen_curve:P-{n}"] for n in (256, 384, 521)),
+        ["ed25519"],
+    ],
+    ids=" ".join,
+)
+async def test_client_certificates_of_every_usual_kind_are_taken(key: list[str], tmp_path: Path) -> None:
+    echoes = Echoes()
+    pair = tmp_path / "pair.pem"
+    make = ["openssl", "req", "-x509", "-newkey", *key, "-nodes", "-subj", "/CN=u", "-keyout", pair, "-out", pair]
+    await asyncio.to_thread(subprocess.run, make, check=True, capture_output=True, timeout=20)
+    context = client_context()
+    context.load_cert_chain(pair)
+    async with tls_port(echoes) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port.port, ssl=context)
+        assert await talk(reader, writer, b"x") == b"x"
+        assert len(echoes.made[0].transport.peer_certificates) == 1
+        await bye(writer)

@@ -3,81 +3,33 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import json
 import stat
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
-from marblemesh.cli.app import run
 from sds.attestation.simulated import SIMULATED_SIGNER
 from sds.ca import CertificateAuthority
-from tests.kit.fake_coordinator import COORDINATOR, FakeCoordinator
+from tests.kit.fake_coordinator import COORDINATOR
 from tests.kit.manifests import manifest, raw
+from tests.kit.operator import Operator, operating
 
 MANIFEST = raw(manifest())
 FINGERPRINT = hashlib.sha256(MANIFEST).hexdigest()
-
-
-@dataclass
-class Result:
-    status: int
-    out: str
-    err: str
-    line: str = field(init=False)
-    """The last line of stderr: the error."""
-
-    def __post_init__(self) -> None:
-        self.line = self.err.splitlines()[-1] if self.err else ""
-
-
-@dataclass
-class Operator:
-    """Somebody with a home directory, a manifest and a Coordinator on the same simulated platform."""
-
-    fake: FakeCoordinator
-    home: Path
-    capsys: pytest.CaptureFixture[str]
-
-    async def call(self, *arguments: str | Path, simulation: bool = True) -> Result:
-        flags = ["--simulation", "--simulated-platform", str(self.fake.directory / "platform")] if simulation else []
-        words = [str(argument) for argument in arguments]
-        # The verbs run an event loop of their own, and the fake needs this one.
-        status = await asyncio.to_thread(run, [*words, *flags], {"XDG_CONFIG_HOME": str(self.home)})
-        captured = self.capsys.readouterr()
-        return Result(status, captured.out, captured.err)
-
-    @property
-    def here(self) -> Path:
-        """The current directory."""
-        return self.home.parent / "here"
-
-    @property
-    def kept(self) -> Path:
-        return self.home / "marblerun" / "coordinator-cert.pem"
-
-    def write(self, name: str, data: bytes) -> Path:
-        path = self.home / name
-        path.write_bytes(data)
-        return path
 
 
 @pytest.fixture
 async def operator(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Operator]:
-    (tmp_path / "home").mkdir()
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    async with FakeCoordinator(tmp_path).serving() as fake:
-        yield Operator(fake, tmp_path / "home", capsys)
+    async with operating(tmp_path, capsys, monkeypatch) as somebody:
+        yield somebody
 
 
 async def test_status_is_code_and_message(operator: Operator) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from marblemesh.cli.app import run
 from tests.kit.manifests import manifest, raw
+from tests.kit.sigstruct import sigstruct
 
 Capture = pytest.CaptureFixture[str]
 
@@ -204,3 +206,58 @@ def test_the_program_starts_and_ends_with_its_status(tmp_path: Path) -> None:
     assert (bad.returncode, bad.stdout, len(lines(bad.stderr))) == (1, "", 1)
     assert start("version").returncode == 0
     assert start("nothing").returncode == 2
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_a_script_of_its_shell(capsys: Capture, shell: str) -> None:
+    status, out, err = call(capsys, "completion", shell)
+    assert (status, err, "_MARBLEMESH_COMPLETE" in out) == (0, "", True)
+    if shutil.which(shell):
+        subprocess.run([shell, "-n"], input=out, text=True, check=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("manifest update ", {"apply", "acknowledge", "cancel", "get"}),
+        ("rec", {"recover", "recover-with-signature"}),
+    ],
+)
+def test_the_shell_is_told_what_may_follow(words: str, expected: set[str]) -> None:
+    count = len(words.split()) + words.endswith(" ")
+    environment = {
+        "_MARBLEMESH_COMPLETE": "complete_bash",
+        "COMP_WORDS": f"marblemesh {words}",
+        "COMP_CWORD": str(count),
+        "PATH": str(Path(sys.executable).parent),
+    }
+    done = subprocess.run([sys.executable, "-m", "marblemesh"], env=environment, capture_output=True, text=True)
+    assert set(done.stdout.split()) == expected
+
+
+def test_help_lists_every_verb_on_one_page_or_explains_one(capsys: Capture) -> None:
+    status, out, _ = call(capsys, "help")
+    assert status == 0
+    for verb in ("manifest update apply FILE ADDRESS", "secret get NAME... ADDRESS", "recover FILE ADDRESS"):
+        assert f"\n    {verb}\n" in out
+    assert "EXIT STATUS" in out
+    for words in (("manifest", "update", "apply"), ("recover-with-signature", "sign-secret"), ("manifest",)):
+        status, out, _ = call(capsys, "help", *words)
+        assert (status, f"marblemesh {' '.join(words)}" in out) == (0, True)
+    for words in (("nothing",), ("manifest", "nothing"), ("status", "nothing")):
+        status, _, err = call(capsys, "help", *words)
+        assert (status, lines(err)) == (1, [f"marblemesh: there is no verb {' '.join(words)!r}: see 'marblemesh help'"])
+
+
+def test_package_info_names_what_is_wrong(capsys: Capture, tmp_path: Path) -> None:
+    path = tmp_path / "x.sig"
+    path.write_bytes(b"x")
+    for place, text in (
+        (path, f"{path}: a SIGSTRUCT has 1808 bytes, this has 1"),
+        (tmp_path / "missing", f"cannot read package '{tmp_path}/missing': no such file or directory"),
+        (tmp_path, f"cannot read package '{tmp_path}': no such file or directory"),
+    ):
+        assert call(capsys, "package-info", place) == (1, "", f"marblemesh: {text}\n")
+    path.write_bytes(sigstruct(debug=True))
+    status, _, err = call(capsys, "package-info", path)
+    assert (status, err.startswith("warning: a debug enclave")) == (0, True)

@@ -34,7 +34,7 @@ HOMES = {
     "envoy.type.matcher.v3": "StringMatcher",
     TLS: (
         "TlsParameters TlsCertificate SubjectAltNameMatcher CertificateValidationContext SdsSecretConfig "
-        "CommonTlsContext DownstreamTlsContext UpstreamTlsContext Secret"
+        "CommonTlsContext DownstreamTlsContext UpstreamTlsContext GenericSecret Secret"
     ),
     "envoy.extensions.filters.network.tcp_proxy.v3": "TcpProxy",
     LISTENER: "Filter FilterChain Listener",
