@@ -177,5 +177,5 @@ def main(arguments: list[str]) -> int:
     headline = result["sequential"]
     assert isinstance(headline, dict)
     figures = {name: headline[name] for name in ("activations_per_second", "cpu_us_per_activation")}
-    print(f"written: {write_result('activation', {**figures, **result}).relative_to(Path.cwd())}")
+    print(f"written: {os.path.relpath(write_result('activation', {**figures, **result}))}")
     return 0

@@ -139,5 +139,5 @@ def main(arguments: list[str]) -> int:
             ratio = entry["ratio"]  # type: ignore[index]
             spread = f"{figure.median:14.2f} {UNITS[measure]:5} ({figure.low:.2f} … {figure.high:.2f})"
             print(f"{measure:20} {name:12} {spread}  ours/{name}: {ratio}")
-    print(f"written: {write_result('relay', dict(result)).relative_to(Path.cwd())}")
+    print(f"written: {os.path.relpath(write_result('relay', dict(result)))}")
     return 0

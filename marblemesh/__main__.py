@@ -19,6 +19,10 @@ def main() -> None:
             from enclave_proxy.__main__ import main as program
         case ["demo"]:
             from marblemesh.demo.__main__ import main as program
+        case ["--version"]:
+            from marblemesh.cli.__main__ import main as program
+
+            sys.argv[1] = "version"
         case _:
             from marblemesh.cli.__main__ import main as program
     program()

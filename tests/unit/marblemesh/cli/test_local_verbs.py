@@ -205,6 +205,7 @@ def test_the_program_starts_and_ends_with_its_status(tmp_path: Path) -> None:
     bad = start("manifest", "check", str(tmp_path))
     assert (bad.returncode, bad.stdout, len(lines(bad.stderr))) == (1, "", 1)
     assert start("version").returncode == 0
+    assert start("--version").stdout == start("version").stdout
     assert start("nothing").returncode == 2
 
 
