@@ -21,6 +21,7 @@ from tests.fuzz.fuzz_http2 import PING, frame
 from tests.kit.client_api import HTTP1, HTTP2, RawH2, curl
 from tests.kit.coordinator import manifest
 from tests.kit.coordinator_process import CoordinatorProcess, coordinator
+from tests.kit.programs import program
 from tests.kit.tls_port import client_context
 from xds_server.h2_meter import CREDIT
 
@@ -29,6 +30,12 @@ pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 # More than any of the attacks below was measured to take (70 MiB), less than what they would without limits.
 GROWTH_MIB = 160
 ATTACKER = ("127.0.0.2", 0)
+
+
+@pytest.fixture(autouse=True)
+def _curl() -> None:
+    """Asked for first: in the middle of an attack is no place to find out."""
+    program("curl")
 
 
 @pytest.fixture(scope="module")

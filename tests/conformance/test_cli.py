@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from marblemesh.cli.app import run
 from tests.kit.fake_features import OAEP
 from tests.kit.operator import Operator, operating
+from tests.kit.programs import program
 from tests.kit.sigstruct import UNIQUE_ID, elf, modulus, sigstruct
 from tests.kit.softhsm import softhsm, users_on_token
 from tests.kit.users import key_pem, public_pem, recovery_key, user
@@ -45,7 +46,7 @@ def calls(operator: Operator) -> list[str]:
 
 
 def verified_by_openssl(public_key: Path, signature: Path, data: Path) -> str:
-    command = ["openssl", "dgst", "-sha256", "-verify", public_key, "-signature", signature, data]
+    command = [program("openssl"), "dgst", "-sha256", "-verify", public_key, "-signature", signature, data]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 

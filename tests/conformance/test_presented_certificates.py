@@ -31,6 +31,7 @@ from sds.tls import client_context
 from tests.kit.coordinator import PACKAGE, Bench, manifest
 from tests.kit.manifests import certificate
 from tests.kit.mesh_relay import LOOPBACK, App, port, relay, try_to_ask
+from tests.kit.programs import program
 from xds_server.activation import TTLS_CONFIG, Grant
 from xds_server.errors import ActivationRefused, ManifestRefused
 from xds_server.mesh import Client, Role
@@ -126,7 +127,16 @@ async def test_the_host_name_of_the_template_is_verified_by_a_strict_client(benc
     (tmp_path / "root.pem").write_bytes(pem_of(ca.marble_root))
     (tmp_path / "leaf.pem").write_bytes(pem_of(presented(bench)))
     purpose = ("-purpose", "sslserver", "-verify_hostname", "shop.example")
-    command = ("openssl", "verify", "-x509_strict", *purpose, "-partial_chain", "-CAfile", "root.pem", "leaf.pem")
+    command = (
+        program("openssl"),
+        "verify",
+        "-x509_strict",
+        *purpose,
+        "-partial_chain",
+        "-CAfile",
+        "root.pem",
+        "leaf.pem",
+    )
     process = await asyncio.create_subprocess_exec(*command, cwd=tmp_path)
     assert await process.wait() == 0
 

@@ -6,13 +6,13 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from tests.kit.programs import program
 from tests.kit.records import Owner, manifest_bytes, owners, records
 from tests.kit.stores import sealed_by
 from xds_server.recovery import RecoveryError, RecoverySession, SecretNotDecrypted, new_recovery
@@ -97,7 +97,6 @@ def test_after_recovery_the_state_is_sealed_to_this_machine_again(directory: Pat
         assert store.load() == Loaded(deployment.state)
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 def test_openssl_decrypts_signs_and_encrypts_as_owners_do(directory: Path, tmp_path: Path) -> None:
     """OAEP with SHA-256 for hash and MGF1, no label; RSASSA-PKCS1-v1_5 with SHA-256; the ephemeral key in PKIX DER."""
     deployment = Deployment(directory, 1)
@@ -108,7 +107,9 @@ def test_openssl_decrypts_signs_and_encrypts_as_owners_do(directory: Path, tmp_p
     oaep = "-pkeyopt rsa_padding_mode:oaep -pkeyopt rsa_oaep_md:sha256 -pkeyopt rsa_mgf1_md:sha256"
 
     def openssl(command: str) -> None:
-        subprocess.run(["openssl", *command.split()], cwd=tmp_path, check=True, capture_output=True, timeout=30)
+        subprocess.run(
+            [program("openssl"), *command.split()], cwd=tmp_path, check=True, capture_output=True, timeout=30
+        )
 
     openssl(f"pkeyutl -decrypt -inkey key.pem -in encrypted -out secret {oaep}")
     openssl("dgst -sha256 -sign key.pem -out signature secret")

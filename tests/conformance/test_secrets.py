@@ -30,6 +30,7 @@ from sds.secret_derivation import DerivationError, derive_symmetric
 from sds.secret_template import SecretTemplate
 from sds.secrets import Secret, SecretKind
 from tests.kit.coordinator import PACKAGE
+from tests.kit.programs import program
 from xds_server.records import Records
 from xds_server.secret_rules import (
     SecretsRefused,
@@ -364,7 +365,7 @@ def test_a_ca_among_the_secrets_cannot_issue_a_marbles_name(tmp_path: Path) -> N
         (tmp_path / "root.pem").write_bytes(pem_of(ca().marble_root))
         (tmp_path / "ca.pem").write_bytes(pem_of(issuer))
         (tmp_path / "leaf.pem").write_bytes(pem_of(leaf))
-        command = ["openssl", "verify", "-CAfile", "root.pem", "-untrusted", "ca.pem", "leaf.pem"]
+        command = [program("openssl"), "verify", "-CAfile", "root.pem", "-untrusted", "ca.pem", "leaf.pem"]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, check=False, timeout=20).returncode == 0
 
     assert verified("spiffe://other.example/x")

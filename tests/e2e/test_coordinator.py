@@ -26,6 +26,7 @@ from tests.kit.coordinator import APP, manifest
 from tests.kit.coordinator_process import CoordinatorProcess, coordinator, outcome
 from tests.kit.marble_client import MarbleCredentials, activate
 from tests.kit.pki import now
+from tests.kit.programs import program
 
 pytestmark = pytest.mark.e2e
 
@@ -65,10 +66,10 @@ async def test_from_start_to_an_activated_marble(running: CoordinatorProcess, pl
     root = x509.load_pem_x509_certificates(quote["cert"].encode())[1]
     assert Evidence.parse(b64decode(quote["quote"])).tee == "sgx"
     assert quote["simulation"] is True
-    status, out, err = await command("curl", "-sS", "-k", f"{base}/api/v2/status")
+    status, out, err = await command(program("curl"), "-sS", "-k", f"{base}/api/v2/status")
     assert (status, err) == (0, b"")
     assert json.loads(out)["data"]["code"] == 2
-    status, out, _ = await command("curl", "-sSk", "--data-binary", "@-", f"{base}/manifest", send=manifest())
+    status, out, _ = await command(program("curl"), "-sSk", "--data-binary", "@-", f"{base}/manifest", send=manifest())
     assert json.loads(out) == {"status": "success", "data": None}
 
     uuid = str(uuids.uuid4())
@@ -100,11 +101,13 @@ async def test_openssl_sees_the_root_certificate_alone_and_can_verify_by_it(
     pem = tmp_path / "root.pem"
     pem.write_bytes(root.public_bytes(Encoding.PEM))
     where = f"127.0.0.1:{running.port('client')}"
-    _, out, _ = await command("openssl", "s_client", "-connect", where, "-showcerts", "-servername", "localhost")
+    _, out, _ = await command(
+        program("openssl"), "s_client", "-connect", where, "-showcerts", "-servername", "localhost"
+    )
     assert out.count(b"BEGIN CERTIFICATE") == 1
     assert root.public_bytes(Encoding.PEM) in out
     url = f"https://localhost:{running.port('client')}/status"
-    status, out, _ = await command("curl", "-sS", "--cacert", str(pem), url)
+    status, out, _ = await command(program("curl"), "-sS", "--cacert", str(pem), url)
     assert status == 0
     assert b'"StatusCode":2' in out
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tests.kit.mesh import free_port
+from tests.kit.programs import program
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,9 +34,8 @@ PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md") if BLOCK.searc
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_of_the_guide_works(page: str) -> None:
-    if shutil.which("curl") is None:
-        assert os.environ.get("CI") != "true", "curl is missing"  # noqa: TID251
-        pytest.skip("the guides use curl, which is not installed")
+    for name in ("curl", "openssl"):
+        program(name)
     ports: dict[str, str] = {}
 
     def free(match: re.Match[str]) -> str:

@@ -16,6 +16,7 @@ from h2.connection import H2Connection
 from h2.events import ConnectionTerminated, DataReceived, Event, ResponseReceived, StreamEnded, StreamReset
 
 from tests.kit.marble_client import MarbleCredentials
+from tests.kit.programs import program
 from tests.kit.tls_port import TlsPort, tls_port
 from xds_server.client_api import ALPN, ClientApi, HttpLimits
 from xds_server.client_api_routes import routes
@@ -57,7 +58,7 @@ async def curl(url: str, *flags: str, body: bytes | None = None) -> Answer:
     """One request by curl; fails if curl does."""
     send = [] if body is None else ["--data-binary", "@-"]
     process = await asyncio.create_subprocess_exec(
-        "curl", "-sSki", "--path-as-is", "--max-time", "20", "-H", "Expect:", *flags, *send, url,
+        program("curl"), "-sSki", "--path-as-is", "--max-time", "20", "-H", "Expect:", *flags, *send, url,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     out, err = await process.communicate(body)

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.kit.marble_client import MarbleCredentials
 from tests.kit.pki import marble, shared_ca
+from tests.kit.programs import program
 from tests.kit.tls_port import client_context, tls_port
 from xds_server.tls_front import TlsFrontConfig, TlsTransport, source_of
 
@@ -309,7 +310,7 @@ async def test_clients_in_fips_mode_find_group_and_suite(flags: list[str]) -> No
     async with tls_port(Echoes()) as port:
         done = await asyncio.to_thread(
             subprocess.run,
-            ["openssl", "s_client", "-connect", f"127.0.0.1:{port.port}", *flags, "-brief"],
+            [program("openssl"), "s_client", "-connect", f"127.0.0.1:{port.port}", *flags, "-brief"],
             input=b"",
             capture_output=True,
             timeout=10,
@@ -331,7 +332,20 @@ async def test_clients_in_fips_mode_find_group_and_suite(flags: list[str]) -> No
 async def test_client_certificates_of_every_usual_kind_are_taken(key: list[str], tmp_path: Path) -> None:
     echoes = Echoes()
     pair = tmp_path / "pair.pem"
-    make = ["openssl", "req", "-x509", "-newkey", *key, "-nodes", "-subj", "/CN=u", "-keyout", pair, "-out", pair]
+    make = [
+        program("openssl"),
+        "req",
+        "-x509",
+        "-newkey",
+        *key,
+        "-nodes",
+        "-subj",
+        "/CN=u",
+        "-keyout",
+        pair,
+        "-out",
+        pair,
+    ]
     await asyncio.to_thread(subprocess.run, make, check=True, capture_output=True, timeout=20)
     context = client_context()
     context.load_cert_chain(pair)
