@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Coordinator's xDS port: aggregated discovery and SDS, both variants, over mutual TLS.
 
-    gRPC stream ─► authenticate (the certificate, nothing else) ─► Session ◄─ debounced changes ─ Mesh
+    Call ─► authenticate (the certificate, nothing else) ─► Session ◄─ debounced changes ─ Mesh
 
 Messages travel as raw bytes: `sds.discovery` parses the little it needs in microseconds. Clients never see an
-exception's text, only the sentences of ProtocolError and AccessDenied.
+exception's text, only the sentences of ProtocolError and AccessDenied. How bytes travel is the transport's (`rpc`).
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
-import grpc
-import grpc.aio
 from cryptography import x509
 
 from sds.ca import CertificateAuthority
-from sds.discovery import MAX_REQUEST_BYTES, DeltaStream, ProtocolError, SotwStream, Stream
+from sds.discovery import DeltaStream, ProtocolError, SotwStream, Stream
 from sds.resources import SECRET
 from sds.x509_errors import X509_ERRORS
 from xds_server.mesh import AccessDenied, Client, Mesh
 from xds_server.rotation import Phase
+from xds_server.rpc import Call, CallEnded, Handler, RpcError, RpcServer, Transport
 from xds_server.xds_credentials import ServerTls
 from xds_server.xds_metrics import XdsMetrics
-from xds_server.xds_session import ClientStatus, Log, Peer, Ports, Session
+from xds_server.xds_record import ClientStatus, Log, StreamRecord
+from xds_server.xds_session import Peer, Ports, Session
 
 # Service -> method -> variant and, where the stream serves a single type, that type.
 SERVICES: dict[str, dict[str, tuple[type[Stream], str]]] = {
@@ -49,38 +49,31 @@ STOP_SECONDS = 2.0
 # How often a rotation looks whether everybody has answered: 3 us per stream, nothing while there is none.
 LOOK_SECONDS = 0.05
 
-# The default of 1000 pending requests turns a reconnecting mesh away; 20 000 streams are a Coordinator's whole fleet.
-_MAX_PENDING = 20_000
-OPTIONS = (
-    ("grpc.server.max_pending_requests", _MAX_PENDING),
-    ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
-    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_concurrent_streams", 1000),
-    ("grpc.so_reuseport", 0),  # a second Coordinator on the same port must fail, not share it
-    # A dead peer is noticed after 50 s, and pings more often than every 10 s are refused.
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-)
 
-_Handler = Callable[[object, "grpc.aio.ServicerContext[bytes, bytes]"], Awaitable[None]]
+def _stopping() -> ProtocolError:
+    return ProtocolError("UNAVAILABLE", "the coordinator is stopping: connect again")
 
 
 class XdsServer:
     """Serves one Mesh. `start` once, `stop` once."""
 
     def __init__(
-        self, mesh: Mesh, log: Log, metrics: XdsMetrics, *, identifier: str = "marblemesh-coordinator"
+        self,
+        mesh: Mesh,
+        transport: Transport,
+        log: Log,
+        metrics: XdsMetrics,
+        *,
+        identifier: str = "marblemesh-coordinator",
     ) -> None:
         self._mesh = mesh
+        self._transport = transport
         self._log = log
         self._metrics = metrics
         self._identifier = identifier
         self._sessions: set[Session] = set()
         self._streams: Counter[Client] = Counter()
-        self._server: grpc.aio.Server | None = None
+        self._server: RpcServer | None = None
         self._tls: ServerTls | None = None
         self._ca: CertificateAuthority | None = None
         self._changed = asyncio.Event()
@@ -94,18 +87,10 @@ class XdsServer:
         """Listen; returns the port (useful with 0). Raises OSError if the address cannot be had."""
         self._ca = ca
         self._tls = ServerTls(ca, self._mesh.trusted_certificates(), self._mesh.now())
-        server = grpc.aio.server(options=OPTIONS)
-        server.add_generic_rpc_handlers(tuple(self._service(name) for name in SERVICES))
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        try:
-            bound = server.add_secure_port(address, self._tls.credentials())
-        except RuntimeError:
-            bound = 0
-        if not bound:
-            raise OSError(f"cannot listen on {address} for xDS: is the address this host's, and the port free?")
-        self._unwatch = self._mesh.watch(self._on_change)
-        await server.start()
+        server = self._transport(self._handlers(), self._tls)
+        bound = await server.start(host, port)
         self._server = server
+        self._unwatch = self._mesh.watch(self._on_change)
         loop = asyncio.get_running_loop()
         self._tasks = {
             loop.create_task(self._push_changes()),
@@ -114,7 +99,7 @@ class XdsServer:
         }
         for task in self._tasks:
             task.add_done_callback(self._on_task_end)
-        return int(bound)
+        return bound
 
     async def stop(self) -> None:
         """End all streams (clients are told to come back) and stop listening."""
@@ -126,7 +111,7 @@ class XdsServer:
         self._tasks.clear()
         self._log.info("xds server stops", streams=len(self._sessions))
         for session in self._sessions:
-            session.stop()
+            session.end(_stopping())
         if self._server is not None:
             await self._server.stop(STOP_SECONDS)
             self._server = None
@@ -219,50 +204,42 @@ class XdsServer:
 
     # ---- streams
 
-    def _service(self, name: str) -> grpc.GenericRpcHandler:
-        # None as (de)serialiser: bytes in, bytes out.
-        methods = {
-            method: grpc.stream_stream_rpc_method_handler(self._handler(*how), None, None)
-            for method, how in SERVICES[name].items()
+    def _handlers(self) -> dict[str, Handler]:
+        return {
+            f"/{service}/{method}": self._handler(*how)
+            for service, methods in SERVICES.items()
+            for method, how in methods.items()
         }
-        return grpc.method_handlers_generic_handler(name, methods)
 
-    def _handler(self, kind: type[Stream], implied_type: str) -> _Handler:
-        async def handle(_requests: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-            status, text = await self._serve(context, kind, implied_type)
-            if status is not grpc.StatusCode.OK:
-                await context.abort(status, text)
+    def _handler(self, kind: type[Stream], implied_type: str) -> Handler:
+        async def handle(call: Call) -> None:
+            await self._serve(call, kind, implied_type)
 
         return handle
 
-    async def _serve(
-        self, context: grpc.aio.ServicerContext[bytes, bytes], kind: type[Stream], implied_type: str
-    ) -> tuple[grpc.StatusCode, str]:
+    async def _serve(self, call: Call, kind: type[Stream], implied_type: str) -> None:
         try:
-            await self._run(context, kind, implied_type)
+            await self._run(call, kind, implied_type)
         except AccessDenied as e:
             self._metrics.denied.labels(e.reason).inc()
-            self._log.info("xds client denied", reason=e.reason, peer=context.peer(), error=str(e))
-            return grpc.StatusCode[e.status], str(e)
+            self._log.info("xds client denied", reason=e.reason, peer=call.peer, error=str(e))
+            raise RpcError(e.status, str(e)) from None
         except ProtocolError as e:
             self._metrics.failures.labels(e.status.lower()).inc()
             if not self._stopping:
-                self._log.info("xds stream ended", status=e.status, peer=context.peer(), error=str(e))
-            return grpc.StatusCode[e.status], str(e)
-        except grpc.aio.UsageError:
-            return grpc.StatusCode.OK, ""  # the client is gone while we were reading or writing
+                self._log.info("xds stream ended", status=e.status, peer=call.peer, error=str(e))
+            raise RpcError(e.status, str(e)) from None
+        except CallEnded:
+            raise
         except Exception as e:  # a bug: one stream ends, the others go on; its text stays here
             self._metrics.failures.labels("internal").inc()
-            self._log.error("xds stream failed", peer=context.peer(), exc_info=e)
-            return grpc.StatusCode.INTERNAL, "internal error"
-        return grpc.StatusCode.OK, ""
+            self._log.error("xds stream failed", peer=call.peer, exc_info=e)
+            raise RpcError("INTERNAL", "internal error") from None
 
-    async def _run(
-        self, context: grpc.aio.ServicerContext[bytes, bytes], kind: type[Stream], implied_type: str
-    ) -> None:
-        peer = self._authenticate(context)
+    async def _run(self, call: Call, kind: type[Stream], implied_type: str) -> None:
+        peer = self._authenticate(call)
         if self._stopping:
-            raise ProtocolError("UNAVAILABLE", "the coordinator is stopping: connect again")
+            raise _stopping()
         if self._streams[peer.client] >= MAX_STREAMS_PER_CLIENT:
             raise AccessDenied("RESOURCE_EXHAUSTED", "too_many_streams", "too many streams of this client")
         stream = kind(
@@ -271,8 +248,10 @@ class XdsServer:
             implied_type=implied_type,
             entitled=peer.client.entitled,
         )
-        session = Session(peer, stream, _ports(context), self._mesh, self._log, self._metrics)
-        gauge = self._metrics.streams.labels(kind.__name__.removesuffix("Stream").lower(), peer.client.role.value)
+        variant = kind.__name__.removesuffix("Stream").lower()
+        record = StreamRecord(peer.client, variant, self._mesh.now(), self._log, self._metrics)
+        session = Session(peer, stream, Ports(call.read, call.write), self._mesh, record)
+        gauge = self._metrics.streams.labels(variant, peer.client.role.value)
         self._sessions.add(session)
         self._streams[peer.client] += 1
         gauge.inc()
@@ -286,21 +265,9 @@ class XdsServer:
                 del self._streams[peer.client]
             self._expiry.set()
 
-    def _authenticate(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> Peer:
-        found = context.auth_context().get("x509_pem_cert", ())
+    def _authenticate(self, call: Call) -> Peer:
         try:
-            certificate = x509.load_pem_x509_certificate(found[0])
-        except (IndexError, *X509_ERRORS):
+            certificate = x509.load_der_x509_certificate(call.certificate_der or b"")
+        except X509_ERRORS:
             raise AccessDenied("UNAUTHENTICATED", "no_certificate", "no usable client certificate") from None
         return Peer(self._mesh.authenticate(certificate), certificate.not_valid_after_utc)
-
-
-def _ports(context: grpc.aio.ServicerContext[bytes, bytes]) -> Ports:
-    async def read() -> bytes | None:
-        data = await context.read()
-        return None if data is grpc.aio.EOF else data
-
-    async def write(body: bytes) -> None:
-        await context.write(body)
-
-    return Ports(read, write)

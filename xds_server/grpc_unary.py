@@ -18,6 +18,7 @@ from grpclib.metadata import encode_grpc_message
 from sds.logs import get_logger
 from xds_server.byte_budget import ByteBudget
 from xds_server.h2_session import Call, H2Limits, H2Port, H2Session, Headers, Limit
+from xds_server.rpc import RpcError
 from xds_server.tls_front import TlsTransport
 
 # What clients take for granted before they have read our settings; the activations at once are bounded elsewhere.
@@ -33,14 +34,6 @@ _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
 _log = get_logger(__name__)
-
-
-class RpcError(Exception):
-    """The call ends with this status; the text goes to the client."""
-
-    def __init__(self, status: Status, text: str) -> None:
-        self.status = status
-        super().__init__(text)
 
 
 Handler = Callable[[bytes, TlsTransport], Awaitable[bytes]]
@@ -112,7 +105,7 @@ class UnaryProtocol(H2Session):
                 handler = self._service.handlers[call.headers[b":path"]]
                 reply = await handler(_message(call.body, self._service.max_message), self.transport)
         except RpcError as error:
-            self._refuse(call, error.status, str(error))
+            self._refuse(call, Status[error.status], str(error))
         except TimeoutError:
             self._refuse(call, Status.DEADLINE_EXCEEDED, "deadline exceeded")
         except Exception:  # a bug: the client learns nothing of it, the log everything
@@ -149,19 +142,19 @@ def _client_timeout(headers: dict[bytes, bytes]) -> float:
         return float("inf")
     match = _TIMEOUT.fullmatch(text)
     if match is None:
-        raise RpcError(Status.INTERNAL, "malformed grpc-timeout")
+        raise RpcError("INTERNAL", "malformed grpc-timeout")
     return int(match[1]) * _UNITS[match[2]]
 
 
 def _message(body: bytearray, limit: int) -> bytes:
     """The one message of a unary request."""
     if len(body) < _PREFIX:
-        raise RpcError(Status.INTERNAL, "request ends before its first message")
+        raise RpcError("INTERNAL", "request ends before its first message")
     if body[0] != 0:
-        raise RpcError(Status.UNIMPLEMENTED, "compressed messages are not accepted")
+        raise RpcError("UNIMPLEMENTED", "compressed messages are not accepted")
     length = int.from_bytes(body[1:_PREFIX], "big")
     if length > limit:
-        raise RpcError(Status.RESOURCE_EXHAUSTED, f"message of {length} bytes, at most {limit} are accepted")
+        raise RpcError("RESOURCE_EXHAUSTED", f"message of {length} bytes, at most {limit} are accepted")
     if length != len(body) - _PREFIX:
-        raise RpcError(Status.INTERNAL, f"message of {len(body) - _PREFIX} bytes announced as {length}")
+        raise RpcError("INTERNAL", f"message of {len(body) - _PREFIX} bytes announced as {length}")
     return bytes(body[_PREFIX:])

@@ -14,8 +14,9 @@ from sds.wire.marble_pb2 import ActivationRequest, ActivationResponse, Parameter
 from xds_server.activation import ActivationAsk
 from xds_server.coordinator import Coordinator
 from xds_server.errors import ActivationRefused
-from xds_server.grpc_unary import MAX_MESSAGE, RpcError, UnaryService
+from xds_server.grpc_unary import MAX_MESSAGE, UnaryService
 from xds_server.metrics import CoordinatorMetrics
+from xds_server.rpc import RpcError
 from xds_server.tls_front import TlsTransport
 
 ACTIVATE = b"/rpc.Marble/Activate"
@@ -37,7 +38,7 @@ class MarbleApi:
         try:
             request = ActivationRequest.FromString(message)
         except DecodeError:
-            raise RpcError(Status.INTERNAL, "request is no ActivationReq message") from None
+            raise RpcError("INTERNAL", "request is no ActivationReq message") from None
         self._metrics.grpc_received.inc()
         ask = ActivationAsk(
             quote=request.quote,
@@ -49,11 +50,11 @@ class MarbleApi:
         try:
             grant = await self._coordinator.activate(ask)
         except ActivationRefused as refused:
-            raise RpcError(refused.grpc_status, str(refused)) from None
+            raise RpcError(refused.grpc_status.name, str(refused)) from None
         parameters = Parameters(files=grant.files, env=grant.env, argv=grant.argv)
         reply = ActivationResponse(parameters=parameters).SerializeToString()
         if len(reply) > MAX_MESSAGE:
-            raise RpcError(Status.INTERNAL, f"parameters of {len(reply)} bytes, clients accept {MAX_MESSAGE}")
+            raise RpcError("INTERNAL", f"parameters of {len(reply)} bytes, clients accept {MAX_MESSAGE}")
         self._metrics.grpc_sent.inc()
         return reply
 

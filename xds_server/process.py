@@ -35,6 +35,7 @@ from xds_server.mesh import Mesh
 from xds_server.metrics import CoordinatorMetrics
 from xds_server.metrics_listener import MetricsListener
 from xds_server.own_quote import OwnQuote
+from xds_server.rpc_grpcio import GrpcioServer
 from xds_server.startup import make_coordinator, open_state
 from xds_server.store import Store
 from xds_server.tls_context import ServerCredential
@@ -133,7 +134,7 @@ async def _serve(
         _refused("mesh", config.http_error_log_level, metrics),
     )
     metrics_listener = MetricsListener(metrics, events)
-    xds = XdsServer(mesh, get_logger("xds_server.ads"), XdsMetrics(metrics.registry))
+    xds = XdsServer(mesh, GrpcioServer, get_logger("xds_server.ads"), XdsMetrics(metrics.registry))
     try:
         xds_port = await xds.start(config.xds_addr.host or _everywhere(), config.xds_addr.port, coordinator.ca)
     except OSError as e:

@@ -4,55 +4,42 @@ the server runs: every handshake takes what is current, open streams keep what t
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from datetime import datetime
 
-import grpc
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from sds.ca import CertificateAuthority
 from sds.material import Identity
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class TlsMaterial:
+    """What one handshake needs; another object whenever something changed. `trusted` is PEM."""
+
+    identity: Identity = field(repr=False)
+    trusted: bytes = field(repr=False)
+
+
 class ServerTls:
-    """Server credentials that require a client certificate. `trusted` is PEM; empty: the CA's Marble root alone."""
+    """A port that requires a client certificate. `trusted` is PEM; empty: the CA's Marble root alone.
+
+    `current` is one attribute read: any thread may look.
+    """
 
     def __init__(self, ca: CertificateAuthority, trusted: bytes, now: datetime) -> None:
-        self._identity, self._fallback = _of(ca, now)
-        self._trusted = trusted or self._fallback
-        self._current = self._build()
+        self.current = self._of(ca, trusted, now)
 
     def use_ca(self, ca: CertificateAuthority, trusted: bytes, now: datetime) -> None:
         """Another server certificate, and what is trusted with it."""
-        self._identity, self._fallback = _of(ca, now)
-        self._trusted = trusted or self._fallback
-        self._current = self._build()
+        self.current = self._of(ca, trusted, now)
 
     def trust(self, trusted: bytes) -> None:
         """Other client certificates may complete a handshake from now on."""
         wanted = trusted or self._fallback
-        if wanted != self._trusted:
-            self._trusted = wanted
-            self._current = self._build()
+        if wanted != self.current.trusted:
+            self.current = TlsMaterial(self.current.identity, wanted)
 
-    def credentials(self) -> grpc.ServerCredentials:
-        """To be given to `add_secure_port`; follows later changes by itself."""
-        served = self._current
-
-        def fetch() -> object:
-            # Called in a thread of gRPC at each handshake; None: nothing new. One attribute read, so no lock.
-            nonlocal served
-            current = self._current
-            if current is served:
-                return None
-            served = current
-            return current
-
-        return grpc.dynamic_ssl_server_credentials(served, fetch, require_client_authentication=True)
-
-    def _build(self) -> object:
-        pair = (self._identity.key.pem, self._identity.chain)
-        return grpc.ssl_server_certificate_configuration([pair], root_certificates=self._trusted)
-
-
-def _of(ca: CertificateAuthority, now: datetime) -> tuple[Identity, bytes]:
-    return ca.issue_coordinator(now), ca.marble_root.public_bytes(Encoding.PEM)
+    def _of(self, ca: CertificateAuthority, trusted: bytes, now: datetime) -> TlsMaterial:
+        self._fallback = ca.marble_root.public_bytes(Encoding.PEM)
+        return TlsMaterial(ca.issue_coordinator(now), trusted or self._fallback)

@@ -9,41 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
 
-from sds.discovery import Kind, ProtocolError, Receipt, Stream, TypeStatus, View
+from sds.discovery import Kind, ProtocolError, Receipt, Stream, View
 from sds.resources import LISTENER, SECRET
 from sds.wire.discovery_pb2 import Node
 from xds_server.mesh import Client, Mesh
-from xds_server.xds_metrics import XdsMetrics, short_type
+from xds_server.xds_record import ClientStatus, StreamRecord
 
 # HTTP/2 flow control stops us when the client does not read, and a client that has opened a stream asks at once: 30 s
 # is longer than any pause of a living client.
 PATIENCE_SECONDS = 30.0
 RESOLVE_SECONDS = 5.0
-
-
-class Log(Protocol):
-    """Where a session reports; a structlog logger fits."""
-
-    def info(self, event: str, **fields: object) -> object: ...
-    def warning(self, event: str, **fields: object) -> object: ...
-    def error(self, event: str, **fields: object) -> object: ...
-
-
-@dataclass(frozen=True, slots=True)
-class ClientStatus:
-    """Where one stream stands: who, since when, and per type what was sent, taken and rejected."""
-
-    client: str
-    role: str
-    variant: str
-    since: datetime
-    types: Mapping[str, TypeStatus] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +48,18 @@ class Peer:
 class Session:
     """Runs until the client leaves, is no longer entitled, or misbehaves (ProtocolError, AccessDenied)."""
 
-    def __init__(self, peer: Peer, stream: Stream, ports: Ports, mesh: Mesh, log: Log, metrics: XdsMetrics) -> None:
+    def __init__(self, peer: Peer, stream: Stream, ports: Ports, mesh: Mesh, record: StreamRecord) -> None:
         self._peer = peer
         self._stream = stream
         self._ports = ports
         self._mesh = mesh
-        self._log = log
-        self._metrics = metrics
+        self._record = record
         self._wake = asyncio.Event()
         self._view: View = {}
         self._stale_view = True
         self._ended = False
-        self._stopping = False
+        self._end: ProtocolError | None = None
         self._failure: ProtocolError | None = None
-        self._written: dict[str, float] = {}
-        self.since = mesh.now()
 
     # ---- from the server
 
@@ -92,9 +68,9 @@ class Session:
         self._stale_view = True
         self._wake.set()
 
-    def stop(self) -> None:
-        """End the stream; the client will come back to whoever serves then."""
-        self._stopping = True
+    def end(self, why: ProtocolError) -> None:
+        """End the stream with this status, before anything else is written."""
+        self._end = why
         self._wake.set()
 
     @property
@@ -109,8 +85,7 @@ class Session:
 
     @property
     def status(self) -> ClientStatus:
-        variant = type(self._stream).__name__.removesuffix("Stream").lower()
-        return ClientStatus(str(self.client), self.client.role.value, variant, self.since, self._stream.status)
+        return self._record.status(self._stream.status)
 
     # ---- the stream
 
@@ -155,9 +130,7 @@ class Session:
             async with asyncio.timeout(RESOLVE_SECONDS):
                 found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as e:
-            self._log.warning(
-                "advertised name not resolved, no endpoint", client=str(self.client), error=type(e).__name__
-            )
+            self._record.unresolved(e)
             return None
         return str(min(found, key=lambda entry: entry[0] != socket.AF_INET)[4][0])
 
@@ -173,18 +146,9 @@ class Session:
             self._wake.set()
 
     def _note(self, receipt: Receipt) -> None:
-        label = short_type(receipt.type_url)
-        if receipt.kind is Kind.STALE:
-            self._metrics.stale.labels(label).inc()
-        elif receipt.kind is Kind.NACK:
-            self._metrics.nacks.labels(label).inc()
-            self._log.warning("push rejected by client", client=str(self.client), type=label, error=receipt.error)
-        elif receipt.kind is Kind.ACK:
-            self._metrics.acks.labels(label).inc()
-            if (written := self._written.pop(receipt.type_url, None)) is not None:
-                self._metrics.ack_seconds.labels(label).observe(time.monotonic() - written)
-            if receipt.type_url == LISTENER:
-                self._mesh.ready(self.client)
+        self._record.received(receipt)
+        if receipt.kind is Kind.ACK and receipt.type_url == LISTENER:
+            self._mesh.ready(self.client)
 
     async def _write(self) -> None:
         while True:
@@ -201,8 +165,8 @@ class Session:
     def _end_if_due(self) -> None:
         if self._failure is not None:
             raise self._failure
-        if self._stopping:
-            raise ProtocolError("UNAVAILABLE", "the coordinator is stopping: connect again")
+        if self._end is not None:
+            raise self._end
         if self._seconds_left() <= 0:
             # A stream is as good as its identity: who holds a renewed one comes back with it at once, who does not
             # fails the handshake. UNAVAILABLE, since UNAUTHENTICATED would say that this mesh no longer knows it.
@@ -220,10 +184,7 @@ class Session:
                 await self._ports.write(response.body)
         except TimeoutError:
             raise ProtocolError("DEADLINE_EXCEEDED", "the client does not read its responses") from None
-        label = short_type(response.type_url)
-        self._written[response.type_url] = time.monotonic()
-        self._metrics.pushes.labels(label).inc()
-        self._metrics.push_bytes.labels(label).inc(len(response.body))
+        self._record.sent(response)
         return True
 
     async def _sleep(self) -> None:

@@ -17,8 +17,8 @@ from sds.wire.marble_pb2 import ActivationRequest
 from tests.fuzz.driver import run
 from tests.kit.coordinator import Bench, manifest
 from tests.kit.marble_client import MarbleCredentials
-from xds_server.grpc_unary import RpcError
 from xds_server.marble_api import MarbleApi
+from xds_server.rpc import RpcError
 from xds_server.tls_front import TlsTransport
 
 

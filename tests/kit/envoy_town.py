@@ -9,20 +9,17 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry
-
-from sds.logs import get_logger
 from sds.material import Identity
 from sds.resources import BUNDLE_NAME, IDENTITY_NAME
 from tests.kit.envoy import grpc_cluster
 from tests.kit.xds_mesh import Town
+from tests.kit.xds_port import xds_server
 from xds_server.ads import XdsServer
-from xds_server.xds_metrics import XdsMetrics
 
 
 @asynccontextmanager
 async def serving(town: Town) -> AsyncIterator[tuple[XdsServer, int]]:
-    server = XdsServer(town.mesh, get_logger("test"), XdsMetrics(CollectorRegistry()))
+    server = xds_server(town.mesh)
     port = await server.start("127.0.0.1", 0, town.ca)
     try:
         yield server, port

@@ -23,15 +23,14 @@ from sds.discovery import View
 from sds.discovery_client import DeltaClient, Update
 from sds.discovery_types import REVOKED
 from sds.identity import COORDINATOR_DNS_NAME
-from sds.logs import get_logger
 from sds.material import Identity, TrustBundle, check_identity, check_issued_by
 from sds.resources import CLUSTER, ENDPOINT, LISTENER, SECRET, read_secret
 from sds.tls import client_context
 from sds.wire.discovery_pb2 import Node
 from tests.kit.xds_mesh import Town, gateway_certificate, manifest
+from tests.kit.xds_port import xds_server
 from xds_server.ads import MAX_STREAMS_PER_CLIENT, SERVICES, XdsServer
 from xds_server.mesh import Client, Mesh
-from xds_server.xds_metrics import XdsMetrics
 
 ADS, SDS = SERVICES
 EDGE, EDGE_KEY = gateway_certificate(x509.UniformResourceIdentifier("spiffe://edge.example/gateway"))
@@ -64,7 +63,7 @@ class Place:
 async def place() -> AsyncIterator[Place]:
     town = Town(manifest(TLS, {"web": ["web"], "voting": ["voting"]}, {"edge": EDGE}))
     registry = CollectorRegistry()
-    server = XdsServer(town.mesh, get_logger("test"), XdsMetrics(registry))
+    server = xds_server(town.mesh, registry)
     port = await server.start("127.0.0.1", 0, town.ca)
     yield Place(town, server, port, registry)
     await server.stop()
@@ -369,7 +368,7 @@ async def test_a_gateway_that_the_manifest_adds_while_we_run_gets_through(place:
 
 
 async def test_a_taken_port_is_said_at_once(place: Place) -> None:
-    other = XdsServer(place.town.mesh, get_logger("test"), XdsMetrics(CollectorRegistry()))
+    other = xds_server(place.town.mesh)
     with pytest.raises(OSError, match="cannot listen on"):
         await other.start("127.0.0.1", place.port, place.town.ca)
 
@@ -388,7 +387,7 @@ async def test_the_text_of_a_bug_stays_inside() -> None:
     web = town.activate("web")
     broken.activated(web)
     registry = CollectorRegistry()
-    server = XdsServer(broken, get_logger("test"), XdsMetrics(registry))
+    server = xds_server(broken, registry)
     here = Place(town, server, await server.start("127.0.0.1", 0, town.ca), registry)
     try:
         async with connected(here.of(web.identity)) as wire:

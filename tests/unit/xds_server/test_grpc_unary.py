@@ -21,8 +21,9 @@ from sds.wire.marble_pb2 import ActivationRequest, ActivationResponse, Parameter
 from tests.fuzz.fuzz_tls_front import PREFACE, fuzz_one
 from tests.kit.marble_client import MarbleCredentials
 from tests.kit.tls_port import TlsPort, tls_port
-from xds_server.grpc_unary import RpcError, UnaryService
+from xds_server.grpc_unary import UnaryService
 from xds_server.h2_meter import CREDIT
+from xds_server.rpc import RpcError
 from xds_server.tls_front import TlsFrontConfig, TlsTransport
 
 PATH = "/rpc.Marble/Activate"
@@ -49,7 +50,7 @@ class Fake:
     async def __call__(self, message: bytes, _: TlsTransport) -> bytes:
         match ActivationRequest.FromString(message).marble_type:
             case "refuse":
-                raise RpcError(Status.PERMISSION_DENIED, "no: 100 % ü")
+                raise RpcError("PERMISSION_DENIED", "no: 100 % ü")
             case "wait":
                 self.waiting.set()
                 await self.gate.wait()

@@ -16,6 +16,7 @@ from sds.wire.discovery_pb2 import DeltaDiscoveryRequest
 from tests.kit.xds_mesh import Town, manifest
 from xds_server.mesh import Client, Role
 from xds_server.xds_metrics import XdsMetrics
+from xds_server.xds_record import StreamRecord
 from xds_server.xds_session import Peer, Ports, Session
 
 ASK = DeltaDiscoveryRequest(type_url=SECRET, resource_names_subscribe=["default"]).SerializeToString()
@@ -28,9 +29,10 @@ async def never(_body: bytes = b"") -> None:
 def session(ports: Ports) -> tuple[Session, Town]:
     town = Town(manifest({}, {"web": []}))
     web = town.activate("web")
-    peer = Peer(Client(Role.MARBLE, "web", web.uuid), town.time + timedelta(hours=1))
+    client = Client(Role.MARBLE, "web", web.uuid)
+    record = StreamRecord(client, "delta", town.time, get_logger("test"), XdsMetrics(CollectorRegistry()))
     stream = DeltaStream(identifier="t", nonce_prefix="n")
-    return Session(peer, stream, ports, town.mesh, get_logger("test"), XdsMetrics(CollectorRegistry())), town
+    return Session(Peer(client, town.time + timedelta(hours=1)), stream, ports, town.mesh, record), town
 
 
 async def test_a_client_that_asks_nothing_is_sent_away() -> None:
