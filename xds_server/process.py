@@ -18,28 +18,24 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from sds.ca import CertificateAuthority
 from sds.logs import get_logger
 from xds_server import config as settings
 from xds_server.ads import XdsServer
 from xds_server.attestation_choice import StartError, choose_attestation, now
-from xds_server.client_api import ALPN, ClientApi
-from xds_server.client_api_routes import routes
 from xds_server.config import CoordinatorConfig, ListenAddress, named
 from xds_server.coordinator import Coordinator
 from xds_server.core import Ports
 from xds_server.errors import CoordinatorError
 from xds_server.events import EventLog
-from xds_server.marble_api import MarbleApi
+from xds_server.file_ops import FileOps
 from xds_server.mesh import Mesh
 from xds_server.metrics import CoordinatorMetrics
 from xds_server.metrics_listener import MetricsListener
 from xds_server.own_quote import OwnQuote
+from xds_server.public_ports import PublicPorts
 from xds_server.rpc_grpcio import GrpcioServer
 from xds_server.startup import make_coordinator, open_state
 from xds_server.store import Store
-from xds_server.tls_context import ServerCredential
-from xds_server.tls_front import TlsFront, TlsFrontConfig
 from xds_server.xds_metrics import XdsMetrics
 
 GRACE = 5.0  # seconds for requests in flight when told to stop
@@ -56,13 +52,13 @@ class Sockets:
     prometheus: socket.socket | None
 
 
-async def run(config: CoordinatorConfig, env: Mapping[str, str], version: str) -> None:
-    """Serve until SIGTERM or SIGINT; raises StartError."""
+async def run(config: CoordinatorConfig, env: Mapping[str, str], version: str, files: FileOps) -> None:
+    """Serve until SIGTERM or SIGINT, with the state written by `files`; raises StartError."""
     with ExitStack() as stack:
         sockets = _bind_all(config, stack)
         attestation = choose_attestation(config, env)
         _announce(config, version)
-        opened = open_state(config, attestation, stack)
+        opened = open_state(config, attestation, files, stack)
         own_quote = None
         if attestation.issuer is not None:
             own_quote = OwnQuote(attestation.issuer, opened.records.ca.root_der)
@@ -99,17 +95,6 @@ def _announce(config: CoordinatorConfig, version: str) -> None:
         )
 
 
-class _Credentials:
-    """What the two public ports present; replaced together when another CA takes over."""
-
-    def __init__(self, ca: CertificateAuthority) -> None:
-        self.use(ca)
-
-    def use(self, ca: CertificateAuthority) -> None:
-        self.root = ServerCredential((ca.root,), ca.root_key.load())
-        self.marble_root = ServerCredential((ca.marble_root,), ca.intermediate_key.load())
-
-
 async def _serve(
     config: CoordinatorConfig,
     sockets: Sockets,
@@ -117,22 +102,7 @@ async def _serve(
     parts: tuple[Mesh, CoordinatorMetrics, EventLog],
 ) -> None:
     mesh, metrics, events = parts
-    credentials = _Credentials(coordinator.ca)
-    coordinator.on_ca(credentials.use)
-    client_api = ClientApi(routes(coordinator), metrics)
-    marble_api = MarbleApi(coordinator, metrics).service()
-    client_front = TlsFront(
-        TlsFrontConfig(alpn=ALPN),
-        lambda: credentials.root,
-        client_api.connect,
-        _refused("client", config.http_error_log_level, metrics),
-    )
-    mesh_front = TlsFront(
-        TlsFrontConfig(alpn=(b"h2",), alpn_required=True, require_client_certificate=True),
-        lambda: credentials.marble_root,
-        marble_api.connect,
-        _refused("mesh", config.http_error_log_level, metrics),
-    )
+    public = PublicPorts(coordinator, metrics, lambda port: _refused(port, config.http_error_log_level, metrics))
     metrics_listener = MetricsListener(metrics, events)
     xds = XdsServer(mesh, GrpcioServer, get_logger("xds_server.ads"), XdsMetrics(metrics.registry))
     try:
@@ -140,8 +110,7 @@ async def _serve(
     except OSError as e:
         raise _taken(settings.XDS_ADDR, config.xds_addr, e) from e
     try:
-        await client_front.start(sockets.client)
-        await mesh_front.start(sockets.mesh)
+        await public.start(sockets.client, sockets.mesh)
         if sockets.prometheus is not None:
             await metrics_listener.start(sockets.prometheus)
         _log.info(
@@ -153,11 +122,7 @@ async def _serve(
         )
         await _until_stopped(coordinator)
     finally:
-        client_front.stop_accepting()
-        mesh_front.stop_accepting()
-        marble_api.stop()
-        await client_api.stop(GRACE)
-        await asyncio.gather(client_front.stop(GRACE), mesh_front.stop(GRACE), metrics_listener.stop(), xds.stop())
+        await asyncio.gather(public.stop(GRACE), metrics_listener.stop(), xds.stop())
         await coordinator.close()
         _log.info("coordinator stopped")
 
