@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Annotated
 
@@ -22,6 +23,7 @@ from sds.logs import configure
 from xds_server import config as settings
 from xds_server.attestation_choice import StartError
 from xds_server.config import FLAGS, ConfigError, CoordinatorConfig
+from xds_server.file_ops import FileOps, SystemFiles
 from xds_server.process import run
 
 _LISTEN = "Addresses"
@@ -135,7 +137,11 @@ def coordinator(
         settings.DEBUG_LOGGING: "1" if debug_logging else None,
         settings.HTTP_ERROR_LOG_LEVEL: http_error_log_level,
     }
-    env = dict(os.environ) | {variable: value for variable, value in given.items() if value is not None}
+    serve(dict(os.environ) | {variable: value for variable, value in given.items() if value is not None}, SystemFiles())
+
+
+def serve(env: Mapping[str, str], files: FileOps) -> None:
+    """Be the Coordinator of this process until told to stop; its state is written by `files`. Raises typer.Exit."""
     try:
         config = CoordinatorConfig.from_env(env)
     except ConfigError as e:
@@ -145,7 +151,7 @@ def coordinator(
     logging.getLogger("hpack").setLevel(logging.WARNING)  # it logs every header at debug level
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
-        uvloop.run(run(config, env, version("marblemesh")))
+        uvloop.run(run(config, env, version("marblemesh"), files))
     except StartError as e:
         typer.echo(f"marblemesh coordinator: {e}", err=True)
         raise typer.Exit(1) from None

@@ -24,6 +24,7 @@ from xds_server.attestation_choice import Attestation, StartError, now
 from xds_server.config import CoordinatorConfig, named
 from xds_server.coordinator import Coordinator, fresh_records
 from xds_server.core import Ports
+from xds_server.file_ops import FileOps
 from xds_server.manifest_rules import MAX_MANIFEST
 from xds_server.own_quote import OwnQuote
 from xds_server.records import Records
@@ -43,10 +44,10 @@ class Opened:
     locked: bytes | None
 
 
-def open_state(config: CoordinatorConfig, attestation: Attestation, stack: ExitStack) -> Opened:
+def open_state(config: CoordinatorConfig, attestation: Attestation, files: FileOps, stack: ExitStack) -> Opened:
     """Take the state directory and read what is in it; raises StartError."""
     try:
-        store = stack.enter_context(Store.open(config.seal_dir, attestation.protection))
+        store = stack.enter_context(Store.open(config.seal_dir, attestation.protection, files))
         found = store.load()
     except StoreError as e:
         raise StartError(f"cannot use the state in {config.seal_dir}: {e}") from e
