@@ -192,6 +192,7 @@ class Channel:
         names = self.subscription.names
         return TypeStatus(
             type_url=self.type_url,
+            current=MappingProxyType({n: r.version for n, r in self.view.items() if self.subscription.covers(n)}),
             wildcard=self.subscription.wildcard,
             subscribed=tuple(sorted(names)),
             missing=tuple(sorted(name for name in names if name not in self.view)),

@@ -33,8 +33,8 @@ class DeltaStream(Stream):
     def receive(self, request: Message) -> Receipt:
         if not isinstance(request, discovery_pb2.DeltaDiscoveryRequest):
             raise TypeError(f"expected a DeltaDiscoveryRequest, got {type(request).__name__}")
-        if request.HasField("node") and self.node is None:
-            self.node = request.node
+        if request.HasField("node"):
+            self._meet(request.node)
         channel, first = self._channel(request.type_url)
         error = request.error_detail if request.HasField("error_detail") else None
         receipt = self._judge(channel, "" if first else request.response_nonce, error)
@@ -46,7 +46,7 @@ class DeltaStream(Stream):
         if first:
             self._begin(channel, request)
         self._owe(channel, subscribe, unsubscribe, first=first)
-        return receipt
+        return self._counted(channel, receipt, subscribe) if subscribe else receipt
 
     def _begin(self, channel: Channel, request: discovery_pb2.DeltaDiscoveryRequest) -> None:
         held = dict(request.initial_resource_versions)

@@ -32,8 +32,8 @@ class SotwStream(Stream):
     def receive(self, request: Message) -> Receipt:
         if not isinstance(request, discovery_pb2.DiscoveryRequest):
             raise TypeError(f"expected a DiscoveryRequest, got {type(request).__name__}")
-        if request.HasField("node") and self.node is None:
-            self.node = request.node
+        if request.HasField("node"):
+            self._meet(request.node)
         channel, first = self._channel(request.type_url)
         was_acked = channel.inflight is None
         error = request.error_detail if request.HasField("error_detail") else None
@@ -51,7 +51,7 @@ class SotwStream(Stream):
                 channel.force_known()
         elif channel.holds_full_state:
             channel.answer_owed |= first or changed
-        return receipt
+        return self._counted(channel, receipt, added) if added else receipt
 
     def _due(self, channel: Channel) -> Batch | None:
         due = channel.changes()

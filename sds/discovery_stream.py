@@ -11,7 +11,8 @@ at it has been replaced and acknowledged.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -19,10 +20,12 @@ from google.protobuf.message import DecodeError, Message
 
 from sds.discovery_channel import Channel
 from sds.discovery_redaction import redact
+from sds.discovery_subscription import WILDCARD
 from sds.discovery_types import (
     CHILDREN,
     MAKE_ORDER,
     MAX_NAME_BYTES,
+    MAX_NODE_BYTES,
     MAX_REQUEST_BYTES,
     MAX_TYPES,
     Kind,
@@ -126,6 +129,23 @@ class Stream(ABC):
         channel.refused(text)
         return Receipt(channel.type_url, Kind.NACK, text)
 
+    def _counted(self, channel: Channel, receipt: Receipt, asked: Iterable[str]) -> Receipt:
+        """The receipt of a request that newly asks for these names."""
+        missing = sum(1 for name in asked if name != WILDCARD and name not in channel.view)
+        if not missing:
+            return receipt
+        return replace(receipt, missing=missing, forbidden=not self.is_entitled(channel.type_url))
+
+    def _meet(self, node: discovery_pb2.Node) -> None:
+        """Remember who the client says that it is: the first request says so, later ones may repeat it."""
+        if self.node is not None:
+            return
+        node.DiscardUnknownFields()
+        if node.ByteSize() > MAX_NODE_BYTES:
+            raise ProtocolError("INVALID_ARGUMENT", f"node of {node.ByteSize()} bytes, at most {MAX_NODE_BYTES}")
+        self.node = discovery_pb2.Node()
+        self.node.CopyFrom(node)  # a part of a message keeps all of it in memory
+
     # ---- out
 
     def pending(self) -> bool:
@@ -201,6 +221,12 @@ class Stream(ABC):
                 child.forced.update(n for n in child.sent if n in child.view and n.encode() in text)
 
     # ---- about
+
+    @property
+    def subscriptions(self) -> Iterable[tuple[str, int]]:
+        """How many names are asked for, by type URL; a wildcard counts as one."""
+        for type_url, channel in self._channels.items():
+            yield type_url, len(channel.subscription.names) + channel.subscription.wildcard
 
     def is_current(self, type_url: str) -> bool:
         """Whether the client holds what it asked for of a type, as it is in the view; true if it asked for nothing."""

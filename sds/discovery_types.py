@@ -23,6 +23,8 @@ MAX_REQUEST_BYTES = 4 * 1024 * 1024
 MAX_TYPES = 32
 MAX_NAMES = 4096
 MAX_NAME_BYTES = 512
+# What a client says of itself, without the fields that are of no use here (a stock Envoy's list of extensions, 60 kB).
+MAX_NODE_BYTES = 64 * 1024
 # gRPC clients refuse messages over 4 MiB by default; where the protocol lets us we send several smaller ones.
 MAX_RESPONSE_BYTES = 1024 * 1024
 
@@ -67,11 +69,14 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What `receive` made of one request. `error` is the redacted text of a NACK."""
+    """What `receive` made of one request. `error` is the redacted text of a NACK; `missing` how many of the names that
+    were newly asked for do not exist for this client, `forbidden` that it may see nothing of the type at all."""
 
     type_url: str
     kind: Kind
     error: str = ""
+    missing: int = 0
+    forbidden: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +92,13 @@ class Response:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TypeStatus:
-    """Where one client stands with one type. Versions by resource name; `error` is the last NACK's redacted text."""
+    """Where one client stands with one type. Versions by resource name; `error` is the last NACK's redacted text.
+
+    `current` is what there is for it now, of what it asked for.
+    """
 
     type_url: str
+    current: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     wildcard: bool = False
     subscribed: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()

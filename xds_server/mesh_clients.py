@@ -15,7 +15,7 @@ from types import MappingProxyType
 from manifests.model import Manifest
 from sds.attestation.claims import Claims
 from sds.material import Identity
-from sds.resources import CLUSTER, ENDPOINT, LISTENER, SECRET
+from sds.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
 from sds.wire.discovery_pb2 import Node
 from xds_server.errors import CoordinatorError
 
@@ -59,8 +59,9 @@ class Client:
         return _MARBLE_TYPES if self.role is Role.MARBLE else _GATEWAY_TYPES
 
 
-_MARBLE_TYPES = frozenset({LISTENER, CLUSTER, ENDPOINT, SECRET})
-_GATEWAY_TYPES = frozenset({CLUSTER, ENDPOINT})
+# Nobody has routes, since what we configure is TCP; who asks for one is told that it does not exist.
+_MARBLE_TYPES = frozenset({LISTENER, CLUSTER, ENDPOINT, ROUTE, SECRET})
+_GATEWAY_TYPES = frozenset({CLUSTER, ENDPOINT, ROUTE})
 
 
 @dataclass(frozen=True, slots=True)
