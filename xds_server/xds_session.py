@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -17,6 +18,7 @@ from sds.discovery import Kind, ProtocolError, Receipt, Stream, View
 from sds.resources import LISTENER, SECRET
 from sds.wire.discovery_pb2 import Node
 from xds_server.mesh import Client, Mesh
+from xds_server.xds_convergence import Change
 from xds_server.xds_record import ClientStatus, StreamRecord
 
 # HTTP/2 flow control stops us when the client does not read, and a client that has opened a stream asks at once: 30 s
@@ -53,24 +55,31 @@ class Session:
         self._stream = stream
         self._ports = ports
         self._mesh = mesh
-        self._record = record
+        self.record = record
         self._wake = asyncio.Event()
         self._view: View = {}
         self._stale_view = True
         self._ended = False
         self._end: ProtocolError | None = None
+        self._aged = False
         self._failure: ProtocolError | None = None
 
     # ---- from the server
 
-    def changed(self) -> None:
+    def changed(self, change: Change) -> None:
         """The mesh changed: look again."""
         self._stale_view = True
+        self.record.told(change)
         self._wake.set()
 
     def end(self, why: ProtocolError) -> None:
         """End the stream with this status, before anything else is written."""
         self._end = why
+        self._wake.set()
+
+    def leave(self) -> None:
+        """End the stream in good order once nothing is due: the client comes back to whoever serves then."""
+        self._aged = True
         self._wake.set()
 
     @property
@@ -85,7 +94,12 @@ class Session:
 
     @property
     def status(self) -> ClientStatus:
-        return self._record.status(self._stream.status)
+        return self.record.status(self._stream.status, self._stream.node, self._mesh.now())
+
+    @property
+    def subscriptions(self) -> Iterable[tuple[str, int]]:
+        """How many names the client asks for, by type URL."""
+        return self._stream.subscriptions
 
     # ---- the stream
 
@@ -100,6 +114,7 @@ class Session:
             self._note(first)
             await self._read_and_write()
         finally:
+            self.record.closed()
             self._mesh.disconnected(self.client)
 
     async def _read_and_write(self) -> None:
@@ -130,7 +145,7 @@ class Session:
             async with asyncio.timeout(RESOLVE_SECONDS):
                 found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as e:
-            self._record.unresolved(e)
+            self.record.unresolved(e)
             return None
         return str(min(found, key=lambda entry: entry[0] != socket.AF_INET)[4][0])
 
@@ -146,7 +161,7 @@ class Session:
             self._wake.set()
 
     def _note(self, receipt: Receipt) -> None:
-        self._record.received(receipt)
+        self.record.received(receipt)
         if receipt.kind is Kind.ACK and receipt.type_url == LISTENER:
             self._mesh.ready(self.client)
 
@@ -160,6 +175,9 @@ class Session:
                 self._view = self._mesh.view(self.client)
                 self._stream.update(self._view)
             if not await self._write_next():
+                self.record.idle()
+                if self._aged:
+                    return
                 await self._sleep()
 
     def _end_if_due(self) -> None:
@@ -176,6 +194,7 @@ class Session:
         return (self._peer.not_after - self._mesh.now()).total_seconds()
 
     async def _write_next(self) -> bool:
+        began = time.monotonic()
         response = self._stream.take_response()
         if response is None:
             return False
@@ -183,8 +202,9 @@ class Session:
             async with asyncio.timeout(self._ports.patience):
                 await self._ports.write(response.body)
         except TimeoutError:
+            self.record.write_timed_out()
             raise ProtocolError("DEADLINE_EXCEEDED", "the client does not read its responses") from None
-        self._record.sent(response)
+        self.record.sent(response, began)
         return True
 
     async def _sleep(self) -> None:

@@ -29,10 +29,12 @@ from sds.tls import client_context
 from sds.wire.discovery_pb2 import Node
 from tests.kit.xds_mesh import Town, gateway_certificate, manifest
 from tests.kit.xds_port import xds_server
-from xds_server.ads import MAX_STREAMS_PER_CLIENT, SERVICES, XdsServer
+from xds_server.ads import XdsServer
 from xds_server.mesh import Client, Mesh
+from xds_server.xds_limits import XdsLimits
+from xds_server.xds_streams import SERVICES
 
-ADS, SDS = SERVICES
+ADS, SDS = tuple(SERVICES)[:2]
 EDGE, EDGE_KEY = gateway_certificate(x509.UniformResourceIdentifier("spiffe://edge.example/gateway"))
 TLS: dict[str, object] = {
     "web": {"Incoming": [{"Port": "8080"}], "Outgoing": [{"Addr": "voting", "Port": "8081"}]},
@@ -332,7 +334,7 @@ async def test_bad_requests_end_their_stream_with_a_plain_status(
 async def test_one_client_cannot_open_streams_without_end(place: Place) -> None:
     web = place.town.activate("web")
     async with place.of(web.identity) as channel:
-        calls = [channel.stream_stream(f"/{SDS}/DeltaSecrets")() for _ in range(MAX_STREAMS_PER_CLIENT + 1)]
+        calls = [channel.stream_stream(f"/{SDS}/DeltaSecrets")() for _ in range(XdsLimits().streams_per_client + 1)]
         ended = [asyncio.ensure_future(call.code()) for call in calls]
         done, waiting = await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED, timeout=10)
         assert {task.result() for task in done} == {grpc.StatusCode.RESOURCE_EXHAUSTED}

@@ -30,7 +30,9 @@ def session(ports: Ports) -> tuple[Session, Town]:
     town = Town(manifest({}, {"web": []}))
     web = town.activate("web")
     client = Client(Role.MARBLE, "web", web.uuid)
-    record = StreamRecord(client, "delta", town.time, get_logger("test"), XdsMetrics(CollectorRegistry()))
+    record = StreamRecord(
+        client, "DeltaSecrets", "delta", town.time, get_logger("test"), XdsMetrics(CollectorRegistry())
+    )
     stream = DeltaStream(identifier="t", nonce_prefix="n")
     return Session(Peer(client, town.time + timedelta(hours=1)), stream, ports, town.mesh, record), town
 

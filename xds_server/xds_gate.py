@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every call of the xDS port passes: how many one client may have, its turn, its share of requests, and what it
+hears when things go wrong.
+
+    transport ─► Gate ─ at most so many per certificate ─ admission ─► handler, reading no faster than it may
+
+A client is its certificate here, so that nobody is looked up, and nothing is computed, before its turn has come. Nobody
+hears more than the sentences of AccessDenied and ProtocolError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sds.discovery import ProtocolError
+from xds_server.mesh import AccessDenied
+from xds_server.rpc import Call, CallEnded, Handler, RpcError
+from xds_server.xds_admission import Admission, Bucket, Overloaded
+from xds_server.xds_limits import XdsLimits
+from xds_server.xds_metrics import XdsMetrics
+from xds_server.xds_record import Log
+
+_BYTES_PER_TOKEN = 4096
+
+
+class Gate:
+    """One per port."""
+
+    def __init__(self, limits: XdsLimits, log: Log, metrics: XdsMetrics, clock: Callable[[], float]) -> None:
+        self._limits = limits
+        self._log = log
+        self._metrics = metrics
+        self._clock = clock
+        self._open: Counter[bytes] = Counter()
+        self._shares: dict[bytes, Bucket] = {}
+        self._admission = Admission(limits.starts, limits.starts_burst, limits.waiting, clock)
+        self._stopping = False
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for admission."""
+        return self._admission.waiting
+
+    def stop(self) -> None:
+        """From now on whoever comes, or waits, is told to come back."""
+        self._stopping = True
+        self._admission.close()
+
+    def prune(self) -> None:
+        """Forget the shares of those who left and have theirs whole again, so that leaving does not renew it."""
+        now = self._clock()
+        for who in [who for who, share in self._shares.items() if who not in self._open and share.is_full(now)]:
+            del self._shares[who]
+
+    def guard(self, serve: Handler, *, at_once: bool = False) -> Handler:
+        """The handler that the transport gets. `at_once`: cheap enough never to wait."""
+
+        async def handle(call: Call) -> None:
+            try:
+                await self._enter(call, serve, at_once=at_once)
+            except AccessDenied as e:
+                self._metrics.denied.labels(e.reason).inc()
+                self._log.info("xds client denied", reason=e.reason, peer=call.peer, error=str(e))
+                raise RpcError(e.status, str(e)) from None
+            except ProtocolError as e:
+                self._metrics.failures.labels(e.status.lower()).inc()
+                if not self._stopping:
+                    self._log.info("xds stream ended", status=e.status, peer=call.peer, error=str(e))
+                raise RpcError(e.status, str(e)) from None
+            except CallEnded:
+                raise
+            except Exception as e:  # a bug: one stream ends, the others go on; its text stays here
+                self._metrics.failures.labels("internal").inc()
+                self._log.error("xds stream failed", peer=call.peer, exc_info=e)
+                raise RpcError("INTERNAL", "internal error") from None
+
+        return handle
+
+    async def _enter(self, call: Call, serve: Handler, *, at_once: bool) -> None:
+        if call.certificate_der is None:
+            raise AccessDenied("UNAUTHENTICATED", "no_certificate", "no usable client certificate")
+        who = hashlib.sha256(call.certificate_der).digest()[:16]
+        if self._open[who] >= self._limits.streams_per_client:
+            raise AccessDenied("RESOURCE_EXHAUSTED", "too_many_streams", "too many streams of this client")
+        self._open[who] += 1
+        try:
+            if not at_once:
+                await self._turn()
+            if self._stopping:
+                raise stopping()
+            await serve(_Metered(call, self._share(who), self._clock))
+        finally:
+            self._open[who] -= 1
+            if not self._open[who]:
+                del self._open[who]
+
+    async def _turn(self) -> None:
+        try:
+            await self._admission.enter()
+        except Overloaded as e:
+            raise AccessDenied("UNAVAILABLE", "overloaded", str(e)) from None
+
+    def _share(self, who: bytes) -> Bucket:
+        if (share := self._shares.get(who)) is None:
+            limits = self._limits
+            share = self._shares[who] = Bucket(limits.requests, limits.requests_burst, self._clock())
+        return share
+
+
+@dataclass(slots=True)
+class _Metered:
+    """A Call whose next request is read when the client's share has room for the one before: the transport's flow
+    control holds the client back meanwhile."""
+
+    _call: Call
+    _share: Bucket
+    _clock: Callable[[], float]
+    _debt: float = 0.0
+
+    @property
+    def method(self) -> str:
+        return self._call.method
+
+    @property
+    def peer(self) -> str:
+        return self._call.peer
+
+    @property
+    def certificate_der(self) -> bytes | None:
+        return self._call.certificate_der
+
+    async def write(self, body: bytes) -> None:
+        await self._call.write(body)
+
+    async def read(self) -> bytes | None:
+        if self._debt:
+            await asyncio.sleep(self._debt)
+        body = await self._call.read()
+        if body is not None:
+            self._debt = self._share.owe(1 + len(body) // _BYTES_PER_TOKEN, self._clock())
+        return body
+
+
+def stopping() -> ProtocolError:
+    """What ends streams when the Coordinator stops: the client comes back to whoever serves then."""
+    return ProtocolError("UNAVAILABLE", "the coordinator is stopping: connect again")
