@@ -1,159 +1,76 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kill the store, look what it left, again and again:
+"""Kill the Coordinator, look what it left, again and again:
 
-    python -m tests.crash               every operation of every scenario, once
-    python -m tests.crash --kills 500   the same, then 500 kills at random instants of a stream of commits
+    python -m tests.crash               at every operation of every kind of commit, once
+    python -m tests.crash --kills 500   the same, and at random instants until there were 500 kills
 
-Ends with status 1 and the scenario's name if ever a start finds anything but the old or the new state.
+First the store alone, by the thousand (`--kills` of them at random instants): quick, and for every way to keep the key.
+Then whole Coordinators on the simulated platform, asked over TLS. Ends with status 1, and what was wrong, if ever a
+start finds anything but the old or the new state, or less than a client was told.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import gc
-import os
 import random
-import shutil
-import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from sds import logs
-from tests.crash.deadly_files import DeadlyFiles
-from tests.crash.scenarios import DEK, SCENARIOS, Scenario, World, state, unlocked, worlds
-from xds_server.file_ops import SystemFiles
-from xds_server.store import Fresh, Loaded, Locked
-
-_MAX_OPERATIONS = 200
-
-
-class Failed(Exception):
-    """A start found what was never committed, or nothing."""
+from tests.crash import store
+from tests.crash.every_operation import EveryOperation, scenarios
+from tests.crash.launch import launcher
+from tests.crash.store_scenarios import worlds
+from tests.crash.stream import Stream
+from tests.crash.verdict import Failed
+from tests.crash.world import World
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=0, help="how many at random instants")
+    parser.add_argument("--kills", type=int, default=0, help="whole Coordinators in all; the store at random instants")
     parser.add_argument("--seed", type=int, default=None, help="of the random instants")
     parser.add_argument("--folder", type=Path, default=None, help="where; default: the usual temporary directory")
-    parser.add_argument("--protection", choices=("sealed", "raw", "none"), default=None, help="default: all of them")
+    parser.add_argument("--part", choices=("store", "coordinator"), default=None, help="default: both")
+    parser.add_argument("--protection", choices=("sealed", "raw", "none"), default=None, help="of the store's keys")
     arguments = parser.parse_args()
     seed = arguments.seed if arguments.seed is not None else random.randrange(2**32)
+    logs.configure("error", "console")
+    try:
+        with tempfile.TemporaryDirectory(prefix="mm-crash-", dir=arguments.folder) as folder:
+            if arguments.part != "coordinator":
+                _store(Path(folder), arguments.protection, arguments.kills, random.Random(seed))
+            if arguments.part != "store":
+                asyncio.run(_coordinator(Path(folder), arguments.kills, random.Random(seed)))
+    except Failed as e:
+        sys.exit(f"FAILED (seed {seed}): {e}")
+
+
+def _store(folder: Path, protection: str | None, kills: int, rng: random.Random) -> None:
     began = time.monotonic()
     gc.freeze()  # children share what is there, instead of copying it when they collect garbage
-    logs.configure("error", "console")
-    with tempfile.TemporaryDirectory(prefix="mm-crash-", dir=arguments.folder) as folder:
-        try:
-            chosen = [world for world in worlds(Path(folder)) if arguments.protection in (None, world[0])]
-            kills = run(chosen, arguments.kills, random.Random(seed))
-        except Failed as e:
-            sys.exit(f"FAILED: {e} (seed {seed})")
-    print(f"{kills} kills in {time.monotonic() - began:.1f} s, seed {seed}")
+    chosen = [world for world in worlds(folder) if protection in (None, world[0])]
+    done = store.run(chosen, kills, rng)
+    print(f"the store alone: {done} kills in {time.monotonic() - began:.0f} s", flush=True)
 
 
-def run(chosen: list[tuple[str, World]], random_kills: int, rng: random.Random) -> int:
-    """All of it; how many kills it was."""
-    kills = 0
-    for name, world in chosen:
-        at_operations = sum(every_operation(scenario, name, world) for scenario in SCENARIOS)
-        print(f"{name}: {at_operations} kills, one at each operation: old or new state every time", flush=True)
-        kills += at_operations
-    for place, (name, world) in enumerate(chosen):
-        if not (share := len(range(place, random_kills, len(chosen)))):
-            continue
-        commits = random_instants(world, share, rng)
-        print(f"{name}: {share} kills at random instants of {commits} commits: nothing lost", flush=True)
-        kills += share
-    return kills
-
-
-def every_operation(scenario: Scenario, protection: str, world: World) -> int:
-    """Cut a scenario off at each of its operations; how many there were."""
-    for operation in range(_MAX_OPERATIONS):
-        shutil.rmtree(world.directory, ignore_errors=True)
-        scenario.prepare(world)
-        killed = in_child(partial(scenario.act, world, DeadlyFiles(operation)))
-        place = f"{scenario.name} ({protection}), killed at operation {operation}"
-        if (found := look(world, place)) not in scenario.allowed[0 if killed else 1 :]:
-            raise Failed(f"{place}: found {found}, expected one of {scenario.allowed}")
-        if not killed:
-            return operation
-        scenario.act(world, SystemFiles())  # and it can go on from there
-        if (found := look(world, place)) != scenario.allowed[1]:
-            raise Failed(f"{place}, then done again: found {found}, expected {scenario.allowed[1]}")
-    raise Failed(f"{scenario.name} does not end")
-
-
-def look(world: World, place: str) -> int | None:
-    try:
-        return world.activations()
-    except Exception as e:
-        raise Failed(f"{place}: {type(e).__name__}: {e}") from e
-
-
-def random_instants(world: World, kills: int, rng: random.Random) -> int:
-    """Kill a process that commits without pause, `kills` times; how many commits there were."""
-    shutil.rmtree(world.directory, ignore_errors=True)
-    told = 0
-    for _ in range(kills):
-        reader, writer = os.pipe()
-        child = os.fork()
-        if child == 0:
-            commit_forever(world, writer)
-        os.close(writer)
-        with os.fdopen(reader, "rb") as pipe:
-            # Mostly in the middle of commits; now and then while it starts and clears away what the last kill left.
-            first = pipe.readline() if rng.random() < 0.8 else b""
-            time.sleep(rng.uniform(0.0, 0.02))
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            lines = (first + pipe.read()).split()
-        told = int(lines[-1]) if lines else told
-        found = look(world, f"random instant after commit {told}") or 0
-        if found not in (told, told + 1):
-            raise Failed(f"commit {told} was confirmed, a start found {found}")
-        told = found
-    return told
-
-
-def commit_forever(world: World, pipe: int) -> None:
-    """Count on from what is there, and tell each number once it is committed. Never returns."""
-    store = world.open()
-    match store.load():
-        case Fresh():
-            store.new_key(DEK, b"null")
-            current = state(0)
-        case Loaded(found):
-            current = found
-        case Locked():
-            current = unlocked(store)
-    while True:
-        current = replace(current, activations={"web": current.activations["web"] + 1})
-        store.commit(current)
-        os.write(pipe, b"%d\n" % current.activations["web"])
-
-
-def in_child(work: Callable[[], None]) -> bool:
-    """Do it in a child process; whether it was killed. A fork is 100 times cheaper than a new interpreter."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    _, how = os.waitpid(child, 0)
-    if os.WIFSIGNALED(how) and os.WTERMSIG(how) == signal.SIGKILL:
-        return True
-    if how != 0:
-        raise Failed(f"a child ended with status {how:#x}")
-    return False
+async def _coordinator(folder: Path, kills: int, rng: random.Random) -> None:
+    began, done = time.monotonic(), 0
+    async with launcher() as forks:
+        world = World(forks, folder)
+        for scenario in scenarios():
+            tally = await EveryOperation(world, scenario).run()
+            done += tally.kills
+            print(f"{scenario.commit.name}: {tally}", flush=True)
+        if (rest := kills - done) > 0:
+            result = await Stream(world, rng).run(rest, lambda text: print(text, flush=True))
+            done += result.kills
+            print(result, flush=True)
+    print(f"whole Coordinators: {done} kills in {time.monotonic() - began:.0f} s: nothing lost, nothing half-applied")
 
 
 if __name__ == "__main__":
