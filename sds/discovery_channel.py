@@ -3,100 +3,173 @@
 
 Changes are never queued. The channel compares the view of now with what was sent, so that a slow client gets the newest
 state once, however often it changed. At most one response is under way (sent, neither ACKed nor NACKed).
+
+There are four of these for every worker, so what is rarely needed is made when it is needed (`None` until then), and
+what is due is looked up once per change, not once per question.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from types import MappingProxyType
+from typing import NamedTuple
 
-from sds.discovery_subscription import Subscription
-from sds.discovery_types import FULL_STATE, MAX_RESPONSE_BYTES, TypeStatus
+from sds.discovery_subscription import NO_NAMES, Subscription
+from sds.discovery_types import FULL_STATE, MAX_NAMES, MAX_RESPONSE_BYTES, MAX_VERSION, ProtocolError, TypeStatus
 from sds.resources import SECRET, Resource
 
-_NOTHING: Mapping[str, Resource] = MappingProxyType({})
+NOTHING: Mapping[str, Resource] = MappingProxyType({})
 # A version that no content has: the client may hold something of that name, we do not know what.
 UNKNOWN = ""
+_NO_VERSIONS: Mapping[str, str] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class InFlight:
-    """A response that waits for its ACK: the versions that were new in it, and the names that it took away."""
+class InFlight(NamedTuple):
+    """A response that waits for its answer: versions of what was in it, and names that it took away from the client."""
 
-    nonce: str
     versions: Mapping[str, str]
-    removed: frozenset[str]
+    removed: Sequence[str]
 
 
 class Channel:
-    """The state of one type. Whoever builds the responses decides their order; here is only what is due."""
+    """The state of one type. Whoever builds the responses decides their order; here is only what is due.
+
+    `isolate`: a refused response is sent again in pieces, once, so that one bad resource does not hold back the others
+    (incremental only: a whole state cannot be taken apart).
+    """
+
+    __slots__ = (
+        "_acked_before",
+        "_alone",
+        "_answered",
+        "_changes",
+        "_error",
+        "_forced",
+        "_isolate",
+        "_nacked",
+        "_removals",
+        "_stale",
+        "answer_owed",
+        "bodies",
+        "full_state",
+        "inflight",
+        "nonce",
+        "sent",
+        "subscription",
+        "type_url",
+        "view",
+    )
 
     def __init__(self, type_url: str, *, isolate: bool) -> None:
         self.type_url = type_url
+        self.full_state = type_url in FULL_STATE
         self.subscription = Subscription(type_url)
-        self.view = _NOTHING
+        self.view = NOTHING
         self.sent: dict[str, str] = {}
-        self.bodies: dict[str, Resource] = {}  # state of the world: what a held-back removal still has to contain
-        self.forced: set[str] = set()  # owed an answer whatever the client holds
+        self.bodies: Mapping[str, Resource] = NOTHING  # of a whole state: what a held-back removal still has to contain
         self.answer_owed = False  # a first answer is owed even if it is empty: the client waits for it
         self.inflight: InFlight | None = None
         self.nonce = ""  # of the newest response
         self._isolate = isolate
-        self._alone: set[str] = set()
-        self._acked: dict[str, str] = {}
-        self._nacked: dict[str, str] = {}
+        self._forced: set[str] | None = None  # owed an answer whatever the client holds
+        self._alone: set[str] | None = None  # of a refused response: to be sent one by one
+        self._nacked: dict[str, str] | None = None
+        # What the client had acknowledged of names whose newest version it has not: under way, or refused.
+        self._acked_before: dict[str, str] | None = None
         self._answered = False
         self._error = ""
+        self._stale = True  # `_changes` and `_removals` have to be looked up
+        self._changes: Sequence[str] = ()
+        self._removals: Sequence[str] = ()
 
     # ---- what is due
 
-    def changes(self) -> list[str]:
-        """Names to send, sorted: forced ones, and those whose content differs from what was sent.
+    def changes(self) -> Sequence[str]:
+        """Names to send, in order: forced ones, and those whose content differs from what was sent.
 
         A version that the client refused is not sent again until the content changes or the client asks.
         """
+        if self._stale:
+            self._look()
+        return self._changes
+
+    def removals(self) -> Sequence[str]:
+        """Names that the client holds and that are gone, sorted."""
+        if self._stale:
+            self._look()
+        return self._removals
+
+    def _look(self) -> None:
+        view, sent = self.view, self.sent
+        forced, nacked = self._forced or NO_NAMES, self._nacked or _NO_VERSIONS
+        due = []
+        for name in self._names_in_view():
+            version = view[name].version
+            if (sent.get(name) != version and nacked.get(name) != version) or name in forced:
+                due.append(name)
+        if len(due) > 1:
+            due.sort(key=lambda name: (view[name].rank, name))
+        gone = [name for name in sent if name not in view]
+        if gone and not (self._isolate or self.full_state):
+            # State of the world has no words for this; forgotten, so that it is sent when it comes back.
+            self._drop(gone)
+            gone = []
+        self._changes, self._removals, self._stale = due or (), sorted(gone) if gone else (), False
+
+    def _names_in_view(self) -> Iterable[str]:
+        """What is subscribed and exists. Costs as much as the shorter list: the other may be a flood."""
+        view, names = self.view, self.subscription.names
         if self.subscription.wildcard:
-            names: Iterable[str] = self.view
-        else:
-            names = (name for name in self.subscription.names if name in self.view)
-        return sorted(name for name in names if self._is_due(name))
+            return view
+        if len(names) <= len(view):
+            return [name for name in names if name in view]
+        return [name for name in view if name in names]
 
-    def _is_due(self, name: str) -> bool:
-        if name in self.forced:
-            return True
-        version = self.view[name].version
-        return self.sent.get(name) != version and self._nacked.get(name) != version
+    def missing(self) -> Sequence[str]:
+        """Names that the client waits for and that do not exist (or not for it), sorted."""
+        if not self._forced:
+            return ()
+        return sorted(name for name in self._forced if name not in self.view)
 
-    def missing(self) -> list[str]:
-        """Names that the client waits for and that do not exist (or not for it)."""
-        return sorted(name for name in self.forced if name not in self.view)
-
-    def removals(self) -> list[str]:
-        """Names that the client holds and that are gone."""
-        return sorted(name for name in self.sent if name not in self.view)
+    def is_idle(self) -> bool:
+        """Nothing is due, whatever else happens on the stream."""
+        if self._stale:
+            self._look()
+        return not (self._changes or self._removals or self._forced or self.answer_owed)
 
     def is_settled(self) -> bool:
         """Nothing due, nothing under way, nothing refused: what this type used to point at may be taken away."""
-        refused = any(name in self.view and self.view[name].version == v for name, v in self._nacked.items())
-        return self.inflight is None and not refused and not self.changes() and not self.removals()
+        if self.inflight is not None or self.changes() or self._removals:
+            return False
+        return not self._nacked or not any(self._is_present(n, v) for n, v in self._nacked.items())
+
+    def _is_present(self, name: str, version: str) -> bool:
+        resource = self.view.get(name)
+        return resource is not None and resource.version == version
 
     def is_current(self) -> bool:
         """Whether the client has acknowledged the present content of everything that it asked for and that exists."""
-        covers = self.subscription.covers
-        return all(self._acked.get(name) == r.version for name, r in self.view.items() if covers(name))
+        if self.inflight is None and not self.changes() and not self._nacked:
+            return True
+        return all(self._acked(name) == self.view[name].version for name in self._names_in_view())
 
-    def batch(self, due: list[str]) -> list[str]:
+    def holds_current(self, name: str) -> bool:
+        """Whether a name exists and was sent (or is held) as it is now."""
+        return self._is_present(name, self.sent.get(name, UNKNOWN))
+
+    def _acked(self, name: str) -> str:
+        before = self._acked_before
+        return before[name] if before is not None and name in before else self.sent.get(name, UNKNOWN)
+
+    def batch(self, due: Sequence[str]) -> Sequence[str]:
         """The part of `due` that goes into one response: one secret (a bad one spoils its neighbours), one resource of
-        a refused response (to find the bad one), otherwise as many as the size limit allows.
-
-        `due` is sorted, so that `ROOTCA` goes before `default`: who comes back late has the new roots before the
-        identity that they vouch for.
-        """
+        a refused response (to find the bad one), otherwise as many as the size limit allows."""
         if self.type_url == SECRET:
             return due[:1]
         if self._alone:
-            return [name for name in due if name in self._alone][:1] or due[:1]
+            alone = self._alone
+            return [name for name in due if name in alone][:1] or due[:1]
         size = 0
         for count, name in enumerate(due):
             size += len(self.view[name].body)
@@ -111,29 +184,49 @@ class Channel:
 
     # ---- what happens
 
-    def written(self, nonce: str, names: Iterable[str], removed: Iterable[str]) -> None:
-        """A response left with these names as new content and these as removals."""
-        versions = {name: self.view[name].version for name in names}
-        gone = frozenset(removed)
-        self.sent.update(versions)
-        for name in (*versions, *gone):
-            self.forced.discard(name)
-            self._nacked.pop(name, None)
-            self._alone.discard(name)
-        for name in gone:
-            self.sent.pop(name, None)
+    def written(self, nonce: str, names: Iterable[str], removed: Sequence[str]) -> None:
+        """A response left with these names as new content and these as removals or as not found."""
+        view, sent = self.view, self.sent
+        before = self._acked_before
+        versions = {}
+        for name in names:
+            versions[name] = version = view[name].version
+            if before is None:
+                before = self._acked_before = {}
+            before.setdefault(name, sent.get(name, UNKNOWN))
+            sent[name] = version
+        held = [name for name in removed if name in sent]
+        self._drop(held)
         self.answer_owed = False
         self.nonce = nonce
-        self.inflight = InFlight(nonce, versions, gone)
+        self.inflight = InFlight(versions, held)
+        self._said({*versions, *removed})
+
+    def _said(self, names: AbstractSet[str]) -> None:
+        """An answer went out: these are no longer due."""
+        if self._forced is not None:
+            self._forced -= names
+            self._forced = self._forced or None
+        if self._alone is not None:
+            self._alone -= names
+            self._alone = self._alone or None
+        if self._nacked is not None:
+            self._nacked = {n: v for n, v in self._nacked.items() if n not in names} or None
+        if self._changes:
+            self._changes = [name for name in self._changes if name not in names]
+        if self._removals:
+            self._removals = [name for name in self._removals if name not in names]
 
     def acked(self) -> None:
         """The client took the response that was under way."""
         if (done := self.inflight) is None:
             return
-        self._acked.update({name: v for name, v in done.versions.items() if self.subscription.covers(name)})
-        for name in done.removed:
-            self._acked.pop(name, None)
         self.inflight = None
+        if (before := self._acked_before) is not None:
+            for name in done.versions:
+                before.pop(name, None)
+            if not before:
+                self._acked_before = None
         self._answered = True
         if not self._nacked:
             self._error = ""
@@ -144,67 +237,103 @@ class Channel:
         if (bad := self.inflight) is None:
             return
         self.inflight = None
+        self._stale = True
         apart = self._isolate and len(bad.versions) + len(bad.removed) > 1
         for name, version in bad.versions.items():
             if not self.subscription.covers(name):
                 continue
             self.sent[name] = UNKNOWN
             if apart:
+                self._alone = self._alone or set()
                 self._alone.add(name)
             else:
+                self._nacked = self._nacked or {}
                 self._nacked[name] = version
         if apart and bad.versions:
             # The removals were not at fault or cannot be helped: tried once more without company, then given up.
-            self.sent.update(dict.fromkeys(bad.removed & self._acked.keys(), UNKNOWN))
+            for name in bad.removed:
+                self.sent.setdefault(name, UNKNOWN)
+
+    # ---- what is wanted
+
+    def ask(self, names: Iterable[str]) -> None:
+        """These must be answered, whatever the client holds."""
+        forced = self._forced or set()
+        forced.update(names)
+        if forced:
+            self._forced, self._stale = forced, True
+
+    def ask_known(self) -> None:
+        """Everything that is subscribed and exists must be sent again, whatever the client has."""
+        self.ask(self._names_in_view())
+
+    def check_asked(self) -> None:
+        """Bound the answers that wait, also for a client that takes none and goes on asking for other names: names that
+        exist, and twice as many as it may subscribe to. Raises ProtocolError."""
+        if self._forced is not None and len(self._forced) > 2 * MAX_NAMES + len(self.view):
+            raise ProtocolError("RESOURCE_EXHAUSTED", f"more than {2 * MAX_NAMES} names wait for an answer")
 
     def hold(self, versions: Mapping[str, str]) -> None:
         """What a reconnecting client says that it holds already."""
-        for name, version in versions.items():
-            if self.subscription.covers(name):
-                self.sent[name] = self._acked[name] = version
+        covers = self.subscription.covers
+        self.sent = {n: v if len(v) <= MAX_VERSION else UNKNOWN for n, v in versions.items() if covers(n)}
+        self._stale = True
+
+    def forget(self, dropped: Iterable[str]) -> None:
+        """After names (or the wildcard) were dropped: what is not subscribed is sent anew when it is asked for again.
+
+        `dropped`: the names that may have to go; all others are still subscribed.
+        """
+        names = [name for name in dropped if not self.subscription.covers(name)]
+        self._drop(names)
+        if self.bodies:
+            self.bodies = {n: r for n, r in self.bodies.items() if self.subscription.covers(n)}
+        self._said(set(names))
+        self._stale = True
 
     def forget_unwanted(self) -> None:
-        """After names were dropped: what is not subscribed is sent anew when it is asked for again."""
-        covers = self.subscription.covers
-        tables: tuple[dict[str, str] | dict[str, Resource], ...] = (self.sent, self.bodies, self._acked, self._nacked)
-        for known in tables:
-            for name in [name for name in known if not covers(name)]:
-                known.pop(name)
-        self.forced = {name for name in self.forced if covers(name)}
-        self._alone = {name for name in self._alone if covers(name)}
+        """`forget` for whatever the client does not want (any more)."""
+        self.forget({*self.sent, *(self._forced or ()), *(self._nacked or ()), *self.bodies})
+
+    def retry(self) -> None:
+        """What the client refused is due once more."""
+        self._nacked, self._stale = None, True
+
+    @property
+    def has_refused(self) -> bool:
+        """Whether the client refused something that is therefore not sent again."""
+        return self._nacked is not None
 
     def update(self, view: Mapping[str, Resource]) -> None:
         """A new view of this type."""
-        if view is self.view:
-            return
         self.view = view
-        for name in [name for name in self._nacked if name not in view]:
-            del self._nacked[name]
-        self._alone.intersection_update(view)
+        self._stale = True
+        if self._nacked is not None:
+            self._nacked = {n: v for n, v in self._nacked.items() if n in view} or None
+        if self._alone is not None:
+            self._alone = self._alone & view.keys() or None
 
-    def force_known(self) -> None:
-        """Send everything that is subscribed again, whatever the client has."""
-        names = self.view if self.subscription.wildcard else self.subscription.names
-        self.forced.update(name for name in names if name in self.view)
+    def _drop(self, names: Iterable[str]) -> None:
+        before = self._acked_before
+        for name in names:
+            self.sent.pop(name, None)
+            if before is not None:
+                before.pop(name, None)
 
     @property
     def status(self) -> TypeStatus:
         names = self.subscription.names
+        acked = {name: self._acked(name) for name in self.sent}
         return TypeStatus(
             type_url=self.type_url,
-            current=MappingProxyType({n: r.version for n, r in self.view.items() if self.subscription.covers(n)}),
+            current=MappingProxyType({name: self.view[name].version for name in self._names_in_view()}),
             wildcard=self.subscription.wildcard,
             subscribed=tuple(sorted(names)),
             missing=tuple(sorted(name for name in names if name not in self.view)),
             sent=MappingProxyType(dict(self.sent)),
-            acked=MappingProxyType(dict(self._acked)),
-            nacked=MappingProxyType(dict(self._nacked)),
+            acked=MappingProxyType({name: version for name, version in acked.items() if version}),
+            nacked=MappingProxyType(dict(self._nacked or ())),
             awaiting_ack=self.inflight is not None,
             answered=self._answered,
             error=self._error,
         )
-
-    @property
-    def holds_full_state(self) -> bool:
-        """Whether what is missing from a state-of-the-world response of this type counts as deleted."""
-        return self.type_url in FULL_STATE

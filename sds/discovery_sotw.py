@@ -2,9 +2,9 @@
 """State of the world: a request names all that the client wants, a listener or cluster response is all there is.
 
 Rules (xDS protocol, "Basic Protocol Overview"): a request that answers an older response is neither ACK nor NACK, but
-its names are the client's newest wish. A repeated request (same names, newest nonce, already ACKed) asks for the
-content again. There is no not-found: a name that does not exist yet is answered when it appears. An empty response
-deletes all listeners or clusters, and is a no-op for other types.
+its names are the client's newest wish. A repeated request (same names, newest nonce, already answered) asks for the
+content again. An empty response deletes all listeners or clusters, and is a no-op for other types. That a name does
+not exist is said in `resource_errors` (xDS TP3), which other clients ignore; it is sent when it appears.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import ClassVar
 
 from google.protobuf.message import Message
 
+from sds import discovery_wire as wire
 from sds.discovery_channel import Channel
-from sds.discovery_stream import Batch, Stream
-from sds.discovery_types import CHILDREN, Kind, Receipt
+from sds.discovery_stream import Batch, Stream, absences
+from sds.discovery_types import Kind, Receipt
 from sds.resources import LISTENER, Resource
 from sds.wire import discovery_pb2
 
@@ -25,76 +26,72 @@ from sds.wire import discovery_pb2
 class SotwStream(Stream):
     """Server side of a `Stream...` method."""
 
-    # A response is the state: it cannot be taken apart to find the resource that the client refuses.
+    __slots__ = ()
+
     isolates: ClassVar[bool] = False
     request_class: ClassVar[type[Message]] = discovery_pb2.DiscoveryRequest
 
     def receive(self, request: Message) -> Receipt:
         if not isinstance(request, discovery_pb2.DiscoveryRequest):
             raise TypeError(f"expected a DiscoveryRequest, got {type(request).__name__}")
-        if request.HasField("node"):
-            self._meet(request.node)
+        self._meet(request)
         channel, first = self._channel(request.type_url)
-        was_acked = channel.inflight is None
-        error = request.error_detail if request.HasField("error_detail") else None
         # The first request after a reconnect may still carry the nonce of the stream before: a plain subscription.
-        receipt = self._judge(channel, "" if first else request.response_nonce, error)
-        before = (set(channel.subscription.names), channel.subscription.wildcard)
-        added = channel.subscription.replace(request.resource_names)
-        changed = before != (channel.subscription.names, channel.subscription.wildcard)
-        if changed:
-            channel.forget_unwanted()
-        if channel.type_url in CHILDREN:
-            channel.forced.update(name for name in added if name in channel.view)
-            repeated = receipt.kind is Kind.SUBSCRIBE or (receipt.kind is Kind.ACK and was_acked)
-            if repeated and not changed:
-                channel.force_known()
-        elif channel.holds_full_state:
-            channel.answer_owed |= first or changed
-        return self._counted(channel, receipt, added) if added else receipt
+        receipt = self._judge(channel, "" if first else request.response_nonce, request)
+        change = channel.subscription.replace(request.resource_names, len(channel.view))
+        if change:
+            self._check_total()
+            if change.wildcard and not channel.subscription.wildcard:
+                channel.forget_unwanted()
+            elif change.dropped:
+                channel.forget(change.dropped)
+            channel.ask(change.added)
+        elif receipt.kind is Kind.SUBSCRIBE and not channel.full_state:
+            channel.ask(channel.subscription.names)
+            channel.ask_known()
+        if channel.full_state:
+            channel.answer_owed |= first or bool(change)
+        channel.check_asked()
+        return self._counted(channel, receipt, change.added) if change.added else receipt
 
     def _due(self, channel: Channel) -> Batch | None:
-        due = channel.changes()
-        if channel.holds_full_state:
-            gone = channel.removals() if self._may_break(channel) else []
-            urgent = due or channel.answer_owed or (gone and channel.type_url == LISTENER)
-            return (channel, due, gone) if urgent else None
-        if due:
-            return channel, channel.batch(due), ()
+        due, missing = channel.changes(), channel.missing()
+        if not channel.full_state:
+            return Batch(channel, channel.batch(due), missing) if due or missing else None
+        gone = channel.removals() if self._may_break(channel) else ()
+        if due or missing or channel.answer_owed or (gone and channel.type_url == LISTENER):
+            return Batch(channel, due, sorted({*gone, *missing}))
         return None
 
     def _breaking(self, channel: Channel) -> Batch | None:
-        if not (gone := channel.removals()):
-            return None
-        if channel.holds_full_state:
-            return channel, (), gone
-        # Nothing can be said about it on the wire; forgotten, so that it is sent when it comes back.
-        for name in gone:
-            channel.sent.pop(name, None)
-        return None
+        gone = channel.removals()
+        return Batch(channel, (), gone) if gone else None
 
-    def _encode(self, channel: Channel, names: Sequence[str], gone: Sequence[str], nonce: str) -> bytes:
-        content = {name: channel.view[name] for name in names}
-        if channel.holds_full_state:
-            content = self._whole_state(channel, gone)
-            channel.bodies = content
-        response = discovery_pb2.DiscoveryResponse(
-            version_info=_version(content),
-            type_url=channel.type_url,
-            nonce=nonce,
-            control_plane=self._control_plane,
-        )
-        for resource in content.values():
-            response.resources.add(type_url=resource.type_url, value=resource.body)
-        return response.SerializeToString()
+    def _encode(self, batch: Batch, nonce: str, absent: Sequence[tuple[str, int]]) -> bytes:
+        channel = batch.channel
+        content: Mapping[str, Resource] = {name: channel.view[name] for name in batch.names}
+        if channel.full_state:
+            content = channel.bodies = _whole_state(channel, batch.gone)
+        parts = [
+            wire.state_start(self._identifier, channel.type_url),
+            wire.nonce(nonce),
+            wire.state_version(_version(content)),
+        ]
+        if absent:
+            rest = discovery_pb2.DiscoveryResponse(resource_errors=absences(absent))
+            parts.append(rest.SerializeToString())
+        for _, resource in sorted(content.items()):
+            parts += (resource.in_state, resource.body)
+        return b"".join(parts)
 
-    @staticmethod
-    def _whole_state(channel: Channel, gone: Sequence[str]) -> dict[str, Resource]:
-        """Everything subscribed, and what is gone but may not go yet."""
-        covers = channel.subscription.covers
-        content = {name: resource for name, resource in channel.view.items() if covers(name)}
-        held = {n: r for n, r in channel.bodies.items() if n not in channel.view and n not in gone and covers(n)}
-        return dict(sorted((content | held).items()))
+
+def _whole_state(channel: Channel, gone: Sequence[str]) -> Mapping[str, Resource]:
+    """Everything subscribed, and what is gone but may not go yet."""
+    covers, view = channel.subscription.covers, channel.view
+    held = {n: r for n, r in channel.bodies.items() if n not in view and n not in gone and covers(n)}
+    if channel.subscription.wildcard and not held:
+        return view
+    return {name: resource for name, resource in view.items() if covers(name)} | held
 
 
 def _version(content: Mapping[str, Resource]) -> str:
@@ -102,6 +99,6 @@ def _version(content: Mapping[str, Resource]) -> str:
     if len(content) == 1:
         return next(iter(content.values())).version
     digest = hashlib.sha256()
-    for name, resource in content.items():
+    for name, resource in sorted(content.items()):
         digest.update(f"{len(name)}:{name}{resource.version}".encode())
     return digest.hexdigest()[:16]

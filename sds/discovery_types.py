@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The words of the discovery rules: views, limits, errors, receipts and status. No rule lives here.
 
-Limits are per stream and bound what one authenticated client can make us hold: 32 types x 4096 names x 512 bytes is
-64 MiB in the worst case, and a real client has four types with a handful of names.
+Limits are per stream and bound what one authenticated client can make us hold: 8192 names of 512 bytes in all, with
+what is noted beside each less than 8 MiB; a real client has four types with a handful of names.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from types import MappingProxyType
+from typing import NamedTuple
 
 from sds.errors import SdsError
-from sds.resources import CLUSTER, ENDPOINT, LISTENER, SECRET, Resource
+from sds.resources import CLUSTER, ENDPOINT, EXTENSION_CONFIG, LISTENER, ROUTE, SECRET, Resource
 
 # Everything that one client may see: type URL -> resource name -> resource. Immutable by agreement; an unchanged type
 # is the very same mapping object in the next view, so that a stream can skip it by identity.
@@ -21,21 +22,33 @@ View = Mapping[str, Mapping[str, Resource]]
 
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
 MAX_TYPES = 32
-MAX_NAMES = 4096
+MAX_NAMES = 4096  # of one type
+MAX_NAMES_IN_ALL = 8192
 MAX_NAME_BYTES = 512
 # What a client says of itself, without the fields that are of no use here (a stock Envoy's list of extensions, 60 kB).
 MAX_NODE_BYTES = 64 * 1024
+# Ours are 16 characters; what is longer in a client's list of what it holds is no version of ours.
+MAX_VERSION = 64
 # gRPC clients refuse messages over 4 MiB by default; where the protocol lets us we send several smaller ones.
 MAX_RESPONSE_BYTES = 1024 * 1024
 
 # Make before break: what is pointed at goes out before what points at it (Envoy warms clusters on endpoints and
-# secrets, listeners on secrets). Types that are not in the list follow in order of appearance.
-MAKE_ORDER = (CLUSTER, ENDPOINT, SECRET, LISTENER)
+# secrets, listeners on secrets, never routes). Types that are not in the list follow in order of appearance.
+MAKE_ORDER = (CLUSTER, ENDPOINT, SECRET, LISTENER, ROUTE)
+# What must have been written before a type goes out: here it points at it, and a client that waits could not tell.
+WAITS_FOR = {LISTENER: (CLUSTER, ENDPOINT, SECRET), ROUTE: (CLUSTER, ENDPOINT, LISTENER)}
+# What may point at a type: it must be replaced, and that acknowledged, before anything of the type is taken away.
+POINTED_AT_BY = {LISTENER: (), ROUTE: (LISTENER,), CLUSTER: (LISTENER, ROUTE)}
+POINTED_AT_BY_DEFAULT = (LISTENER, CLUSTER)
 # A response of these types holds the whole state of the type: in state-of-the-world what is missing is deleted.
-# They are also the only types for which asking for no name means everything (the legacy wildcard).
+# They are also the only types for which asking for no name means everything (the legacy wildcard), and the only ones
+# for which a reconnecting client is believed to hold what it says: it may hold one of another type and wait for it.
 FULL_STATE = frozenset({LISTENER, CLUSTER})
-# Types whose resources are named by a listener or a cluster. They are sent again after a push of their parent.
-CHILDREN = frozenset({ENDPOINT, SECRET})
+# Types whose resources a listener or a cluster names. They are sent again after a push of their parent.
+CHILDREN = {CLUSTER: (ENDPOINT, SECRET), LISTENER: (SECRET, ROUTE)}
+# An Envoy that is told that an extension's configuration was removed takes the filter out of its listeners and lets
+# traffic pass without it (or fails); not-found is said in `resource_errors` alone.
+NEVER_REMOVED = frozenset({EXTENSION_CONFIG})
 
 # google.rpc.Code
 NOT_FOUND = 5
@@ -61,10 +74,12 @@ class ProtocolError(SdsError):
 class Kind(Enum):
     """What a request was, seen from the server."""
 
-    SUBSCRIBE = auto()  # first request of a type, changed names, or a request without a nonce
+    SUBSCRIBE = (
+        auto()
+    )  # first request of a type, or one that answers nothing: no nonce, or that of an answered response
     ACK = auto()
     NACK = auto()
-    STALE = auto()  # answers a response that is not the newest: counts neither as ACK nor as NACK
+    STALE = auto()  # answers a response that is not the one under way: counts neither as ACK nor as NACK
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +94,20 @@ class Receipt:
     forbidden: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
-    """One response to write. `body` is the serialised message and may hold a private key."""
+class Response(NamedTuple):
+    """One response to write. `removed`: names that are gone or never were; `absent`: those of them that the client
+    asked for by name, with NOT_FOUND or PERMISSION_DENIED. `body` is the serialised message and may hold a private key.
+    """
 
     type_url: str
     nonce: str
     names: tuple[str, ...]
     removed: tuple[str, ...]
-    body: bytes = field(repr=False)
+    absent: tuple[tuple[str, int], ...]
+    body: bytes
+
+    def __repr__(self) -> str:
+        return f"Response({self.type_url!r}, {self.nonce!r}, names={self.names}, removed={self.removed})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

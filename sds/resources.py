@@ -14,15 +14,17 @@ from dataclasses import dataclass, field
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
+from sds import discovery_wire
 from sds.identity import IdentityError, SpiffeId
 from sds.keys import PrivateKey
 from sds.material import Identity, MaterialError, TrustBundle
 from sds.wire import envoy_pb2
 
 LISTENER = "type.googleapis.com/envoy.config.listener.v3.Listener"
+ROUTE = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+EXTENSION_CONFIG = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
 CLUSTER = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 ENDPOINT = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
-ROUTE = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 - a type's name
 
 # What Istio and SPIRE users already write in their Envoy configurations.
@@ -39,12 +41,34 @@ MAX_REVOKED = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One serialised resource. `body` is the message itself, without the Any around it; `version` names its content."""
+    """One serialised resource. `body` is the message itself, without the Any around it; `version` names its content.
+
+    `rank`: of what is due at the same time the lower goes first.
+    """
 
     type_url: str
     name: str
     version: str
     body: bytes = field(repr=False)
+    rank: int = field(default=1, compare=False)
+    _in_state: bytes | None = field(default=None, init=False, repr=False, compare=False)
+    _in_delta: bytes | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def in_state(self) -> bytes:
+        """What stands before `body` in a state-of-the-world response; made once for all streams."""
+        if (head := self._in_state) is None:
+            head = discovery_wire.before_any(self.type_url, len(self.body))
+            object.__setattr__(self, "_in_state", head)
+        return head
+
+    @property
+    def in_delta(self) -> bytes:
+        """What stands before `body` in an incremental response; made once for all streams."""
+        if (head := self._in_delta) is None:
+            head = discovery_wire.before_resource(self.type_url, self.name, self.version, len(self.body))
+            object.__setattr__(self, "_in_delta", head)
+        return head
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +78,10 @@ class RevokedInstances:
     names: frozenset[str] = frozenset()
 
 
-def make_resource(type_url: str, name: str, message: Message) -> Resource:
+def make_resource(type_url: str, name: str, message: Message, rank: int = 1) -> Resource:
     """Serialise once, deterministically, so that equal content has equal bytes and an equal version."""
     body = message.SerializeToString(deterministic=True)
-    return Resource(type_url, name, hashlib.sha256(body).hexdigest()[:16], body)
+    return Resource(type_url, name, hashlib.sha256(body).hexdigest()[:16], body, rank)
 
 
 def identity_secret(name: str, identity: Identity) -> Resource:
@@ -80,7 +104,8 @@ def bundle_secret(name: str, bundle: TrustBundle) -> Resource:
             trusted_ca=envoy_pb2.DataSource(inline_bytes=bundle.pem)
         ),
     )
-    return make_resource(SECRET, name, secret)
+    # Before any identity, under whatever names: nobody shows a certificate before it knows the roots of that time.
+    return make_resource(SECRET, name, secret, rank=0)
 
 
 def revoked_secret(names: Iterable[str]) -> Resource:
@@ -94,7 +119,7 @@ def revoked_secret(names: Iterable[str]) -> Resource:
         lines.append(name)
     text = envoy_pb2.DataSource(inline_bytes="\n".join(sorted(lines)).encode())
     secret = envoy_pb2.Secret(name=REVOKED_NAME, generic_secret=envoy_pb2.GenericSecret(secret=text))
-    return make_resource(SECRET, REVOKED_NAME, secret)
+    return make_resource(SECRET, REVOKED_NAME, secret, rank=0)
 
 
 def read_secret(body: bytes) -> tuple[str, Identity | TrustBundle | RevokedInstances]:

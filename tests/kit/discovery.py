@@ -58,7 +58,8 @@ class SotwClient:
             return None
         response = discovery_pb2.DiscoveryResponse.FromString(body)
         content = tuple(_text(item.value) for item in response.resources)
-        return Said(LONG[response.type_url], response.nonce, response.version_info, content)
+        errors = tuple((e.resource_name.name, e.error_detail.code) for e in response.resource_errors)
+        return Said(LONG[response.type_url], response.nonce, response.version_info, content, errors=errors)
 
     def hear_all(self) -> list[Said]:
         return list(iter(self.hear, None))

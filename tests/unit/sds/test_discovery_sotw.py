@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 
 from sds.discovery import Kind, ProtocolError
-from sds.resources import SECRET
+from sds.discovery_types import NOT_FOUND, PERMISSION_DENIED
+from sds.resources import CLUSTER, SECRET
 from tests.kit.discovery import SotwClient, view
 
 
@@ -78,10 +79,15 @@ def test_every_secret_travels_in_a_response_of_its_own_one_after_the_other() -> 
     assert client.hear() is None
 
 
-def test_a_name_that_does_not_exist_yet_is_pushed_when_it_appears() -> None:
+def test_a_name_that_does_not_exist_is_answered_with_an_error_alone_and_pushed_when_it_appears() -> None:
+    """An empty response is a no-op to clients that do not know the field (xDS TP3)."""
     client = SotwClient(view())
     client.ask("SDS", "late")
-    assert client.hear() is None
+    said = client.hear()
+    assert said is not None
+    assert (said.content, said.errors) == ((), (("late", NOT_FOUND),))
+    client.ask("SDS", "late", nonce=said.nonce)
+    assert client.hear() is None, "said once"
     assert client.stream.status[SECRET].missing == ("late",)
     client.stream.update(view(SDS={"late": "1"}))
     assert heard(client) == ("SDS", ("late@1",))
@@ -332,10 +338,14 @@ def test_the_type_may_be_left_out_on_a_stream_of_one_type() -> None:
     assert heard(client) == ("SDS", ("a@1",))
 
 
-def test_a_type_that_the_client_is_not_entitled_to_is_empty() -> None:
-    client = SotwClient(view(SDS={"a": "1"}), entitled=())
+def test_a_type_that_the_client_is_not_entitled_to_is_denied_and_the_stream_lives_on() -> None:
+    client = SotwClient(view(SDS={"a": "1"}, CDS={"c": "1"}), entitled=(CLUSTER,))
     client.ask("SDS", "a")
-    assert client.hear() is None
+    said = client.hear()
+    assert said is not None
+    assert (said.content, said.errors) == ((), (("a", PERMISSION_DENIED),))
+    client.ask("CDS")
+    assert heard(client) == ("CDS", ("c@1",))
 
 
 @pytest.mark.parametrize("data", [b"\x0a\x05ab", b"\xff" * 20, b"\x0a\x01\xff"], ids=["cut", "noise", "not utf-8"])
