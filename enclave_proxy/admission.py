@@ -14,11 +14,12 @@ from cryptography import x509
 
 from enclave_proxy.counters import Refusal
 from enclave_proxy.errors import ProxyError
-from enclave_proxy.relay_config import PeerRule, uris_of
+from enclave_proxy.relay_config import Membership, PeerRule, uris_of
 from sds.x509_errors import X509_ERRORS
 
 # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED (x509_vfy.h).
 _DATE_ERRORS = (9, 10)
+_EVERYBODY = Membership()
 # What OpenSSL says when the first bytes are no TLS record: an HTTP request, or anything else.
 _PLAINTEXT = frozenset(
     {"HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG"}
@@ -35,22 +36,19 @@ class Refused(ProxyError):
 
 
 def admit(
-    rule: PeerRule, certificate_der: bytes | None, revoked: frozenset[str] = frozenset()
+    rule: PeerRule, certificate_der: bytes | None, membership: Membership = _EVERYBODY
 ) -> x509.Certificate | None:
-    """The (verified) certificate of a peer that may talk, parsed; None: it showed none. Raises Refused.
-
-    `revoked`: URI names of instances that were turned out of the mesh.
-    """
+    """The (verified) certificate of a peer that may talk, parsed; None: it showed none. Raises Refused."""
     try:
         certificate = None if certificate_der is None else x509.load_der_x509_certificate(certificate_der)
     except X509_ERRORS:
         raise Refused(Refusal.UNTRUSTED, "peer certificate cannot be read") from None
-    if (refused := objection(rule, certificate, revoked)) is not None:
+    if (refused := objection(rule, certificate, membership)) is not None:
         raise refused
     return certificate
 
 
-def objection(rule: PeerRule, certificate: x509.Certificate | None, revoked: frozenset[str]) -> Refused | None:
+def objection(rule: PeerRule, certificate: x509.Certificate | None, membership: Membership) -> Refused | None:
     """Why a peer may not talk, or no longer; None if it may.
 
     A peer without certificate gets here only where the listener does not require one; then there must be no rule that
@@ -60,10 +58,19 @@ def objection(rule: PeerRule, certificate: x509.Certificate | None, revoked: fro
         if rule.matchers:
             return Refused(Refusal.NO_CERTIFICATE, "peer has no certificate, but only named peers may connect")
         return None
-    if revoked and (names := revoked.intersection(uris_of(certificate))):
-        return Refused(Refusal.REVOKED, f"peer was turned out of the mesh: {min(names)}")
+    if (reason := _no_member(membership, certificate)) is not None:
+        return Refused(Refusal.REVOKED, reason)
     if reason := rule.allows(certificate):
         return Refused(Refusal.PEER_NOT_ALLOWED, reason)
+    return None
+
+
+def _no_member(membership: Membership, certificate: x509.Certificate) -> str | None:
+    for name in uris_of(certificate) if membership != _EVERYBODY else ():
+        if name in membership.revoked:
+            return f"peer was turned out of the mesh: {name}"
+        if membership.types is not None and membership.types.lacks(name):
+            return f"peer is of a type that the mesh does not have: {name[:512]}"
     return None
 
 

@@ -17,7 +17,7 @@ from cryptography import x509
 
 from enclave_proxy.admission import Refused, objection
 from enclave_proxy.listener import Listener
-from enclave_proxy.relay_config import Inbound, Outbound, PeerRule
+from enclave_proxy.relay_config import Inbound, Membership, Outbound, PeerRule
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,9 +28,9 @@ class Joined:
     peer: x509.Certificate | None
     task: asyncio.Task[object]
 
-    def objection(self, revoked: frozenset[str]) -> Refused | None:
+    def objection(self, membership: Membership) -> Refused | None:
         """Why it must end; None if it may go on."""
-        return objection(rule_of(self.listener.serving.route), self.peer, revoked)
+        return objection(rule_of(self.listener.serving.route), self.peer, membership)
 
 
 class Live:
@@ -48,9 +48,9 @@ class Live:
         finally:
             self._joined.discard(connection)
 
-    def unwelcome(self, revoked: frozenset[str]) -> list[tuple[Joined, Refused]]:
+    def unwelcome(self, membership: Membership) -> list[tuple[Joined, Refused]]:
         """Whose peers may no longer talk, each told of once. 20 us for each connection that there is."""
-        found = ((connection, connection.objection(revoked)) for connection in self._joined)
+        found = ((connection, connection.objection(membership)) for connection in self._joined)
         ending = [(connection, reason) for connection, reason in found if reason is not None]
         self._joined.difference_update(connection for connection, _ in ending)
         return ending

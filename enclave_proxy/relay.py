@@ -33,7 +33,7 @@ from enclave_proxy.listener import Listener, Serving, bind
 from enclave_proxy.listener import RelayError as RelayError
 from enclave_proxy.live import Joined, Live, rule_of
 from enclave_proxy.pump import Half, splice
-from enclave_proxy.relay_config import Address, Inbound, Outbound, RelayConfig, TcpAddress
+from enclave_proxy.relay_config import Address, Inbound, Membership, Outbound, RelayConfig, TcpAddress
 from enclave_proxy.task_set import TaskSet
 from enclave_proxy.upstream import Admitted, dial_app, dial_peer, peer_certificate, tune
 from sds.errors import SdsError
@@ -71,7 +71,7 @@ class Relay:
         self._limits = limits or Limits()
         self._listeners: dict[Key, Listener] = {}
         self._live = Live()
-        self._revoked: frozenset[str] = frozenset()
+        self._membership = Membership()
         self._connections = TaskSet(self._bug)
         self._accepting = TaskSet(self._bug)
         # One count for each direction: a Marble that dials itself must not wait for its own slots.
@@ -106,11 +106,11 @@ class Relay:
             for listener in gone:
                 await listener.close()
 
-    def turn_out(self, names: frozenset[str]) -> None:
-        """These instances (SPIFFE IDs) are no longer part of the mesh, and no others: whatever configuration is in
-        force, nothing is accepted from them or sent to them, and what is open ends now."""
-        if names != self._revoked:
-            self._revoked = names
+    def update_membership(self, membership: Membership) -> None:
+        """Who is not part of the mesh (any more): whatever configuration is in force, nothing is accepted from them or
+        sent to them, and what is open ends now."""
+        if membership != self._membership:
+            self._membership = membership
             self._end_unwelcome()
 
     async def close(self, drain: float = 0.0) -> None:
@@ -179,7 +179,7 @@ class Relay:
         return gone
 
     def _end_unwelcome(self) -> None:
-        for connection, why in self._live.unwelcome(self._revoked):
+        for connection, why in self._live.unwelcome(self._membership):
             route = connection.listener.serving.route
             self.counters.of(route.name).ended[why.reason] += 1
             self._say("connection ended", route, why)
@@ -225,7 +225,7 @@ class Relay:
             with _setting_up(counters, slots):
                 if isinstance(route, Inbound):
                     await self._accept_peer(connection, serving, near)
-                    peer = admit(route.peers, peer_certificate(near), self._revoked)
+                    peer = admit(route.peers, peer_certificate(near), self._membership)
                     far = await dial_app(route.upstream, self._limits)
                 else:
                     await _accept_app(connection, near)
@@ -242,7 +242,7 @@ class Relay:
         route = connection.listener.serving.route
         counters = self.counters.of(route.name)
         # The rules may have changed while it was being set up.
-        if (refused := connection.objection(self._revoked)) is not None:
+        if (refused := connection.objection(self._membership)) is not None:
             self._refused(route, refused)
             far.transport.abort()
             await _dismiss(near)
@@ -278,11 +278,11 @@ class Relay:
             serving = await self._with_endpoint(listener)
             self._turn += 1
             try:
-                return await dial_peer(serving, self._turn, self._limits, self._revoked)
+                return await dial_peer(serving, self._turn, self._limits, self._membership)
             except Refused as refused:
                 if refused.reason is not Refusal.UNTRUSTED or listener.serving is serving:
                     raise
-        return await dial_peer(listener.serving, self._turn, self._limits, self._revoked)
+        return await dial_peer(listener.serving, self._turn, self._limits, self._membership)
 
     async def _with_endpoint(self, listener: Listener) -> Serving:
         """Where no endpoint is known yet, wait a bounded time for a configuration that brings one."""

@@ -12,6 +12,7 @@ from typing import Literal
 from cryptography import x509
 
 from sds.material import Identity, TrustBundle
+from sds.resources import MarbleTypes
 from sds.x509_errors import X509_ERRORS
 
 SanKind = Literal["uri", "dns", "ip"]
@@ -93,6 +94,16 @@ class PeerRule:
             return None
         shown = ", ".join(f"{kind} {name}" for kind, values in names.items() for name in values[:4]) or "no name"
         return f"peer is {shown[:512]}, allowed: {', '.join(map(str, self.matchers[:8]))}"
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """Who is not in the mesh, whatever certificates and rules say: instances that were turned out (`revoked`, SPIFFE
+    IDs), and Marbles of types that the mesh does not have (any more). `types` None: the Coordinator has not said yet.
+    """
+
+    revoked: frozenset[str] = frozenset()
+    types: MarbleTypes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,15 @@ one that it has. The rule for the answer: a response is refused for what stands 
     secrets               would not be accepted by our own verifier     NACK, the last good one stays
     secrets, endpoints    fine, but the relay cannot use the whole      ACK, kept, and tried again later
 
-Who was turned out of the mesh comes as a secret too, and is in force at once, whatever else is missing.
+Who is in the mesh (which types, and not those that were turned out) comes as secrets too, and is in force at once,
+whatever else is missing.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
 
@@ -24,7 +25,7 @@ from structlog.typing import FilteringBoundLogger
 from enclave_proxy.bootstrap import Credentials
 from enclave_proxy.errors import MissingReference, ProxyError
 from enclave_proxy.identity_store import IdentityStore
-from enclave_proxy.relay_config import RelayConfig
+from enclave_proxy.relay_config import Membership, RelayConfig
 from enclave_proxy.route_parts import Local
 from enclave_proxy.routes import Pushed, build
 from sds.discovery_client import DeltaClient, Update
@@ -37,6 +38,8 @@ from sds.resources import (
     LISTENER,
     REVOKED_NAME,
     SECRET,
+    TYPES_NAME,
+    MarbleTypes,
     RevokedInstances,
     read_secret,
 )
@@ -49,8 +52,8 @@ class Relaying(Protocol):
     async def apply(self, config: RelayConfig) -> None:
         """Put the whole configuration in force, or raise a ProxyError and change nothing."""
 
-    def turn_out(self, names: frozenset[str]) -> None:
-        """End what is open with these instances, and admit them no more; others may talk again."""
+    def update_membership(self, membership: Membership) -> None:
+        """End what is open with whoever is not in the mesh, and admit them no more; others may talk again."""
 
 
 @dataclass(slots=True)
@@ -88,6 +91,7 @@ class Session:
         self._log = log
         self._answered: set[str] = set()
         self._unapplied = False
+        self._membership = Membership()
         if relay is not None:
             self.client.subscribe(CLUSTER, ["*"])
             self.client.subscribe(LISTENER, ["*"])
@@ -149,22 +153,26 @@ class Session:
 
     async def _apply_secrets(self, update: Update) -> str:
         secrets: dict[str, Identity | TrustBundle] = {}
-        revoked: frozenset[str] | None = None
+        membership = self._membership
         for resource in update.resources:
             name, secret = read_secret(resource.body)
             if name != resource.name:
                 raise MaterialError(f"secret {resource.name!r} calls itself {name!r}")
-            self._check_kind(name, secret)
-            if isinstance(secret, RevokedInstances):
-                revoked = secret.names
-            else:
-                self._store.check(name, secret, self._now())
-                secrets[name] = secret
+            match secret:
+                case RevokedInstances():
+                    membership = replace(membership, revoked=secret.names)
+                case MarbleTypes():
+                    membership = replace(membership, types=secret)
+                case _:
+                    self._check_kind(name, secret)
+                    self._store.check(name, secret, self._now())
+                    secrets[name] = secret
         for name in update.removed:
             code, text = update.errors.get(name, (0, "no longer there"))
             self._log.warning("secret not given, the last good one stays", secret=name, code=code, reason=text)
-        if revoked is not None and self._relay is not None:
-            self._relay.turn_out(revoked)
+        self._membership = membership
+        if self._relay is not None:
+            self._relay.update_membership(membership)
         self.pushed = self.pushed.with_secrets(secrets)
         for name, material in secrets.items():
             await self._store.accept(name, material)
@@ -172,7 +180,7 @@ class Session:
                 self._log.info("new identity", secret=name, expires=material.not_after.isoformat())
         return await self._try(self.pushed)
 
-    def _check_kind(self, name: str, secret: Identity | TrustBundle | RevokedInstances) -> None:
+    def _check_kind(self, name: str, secret: Identity | TrustBundle) -> None:
         expected = {IDENTITY_NAME: Identity, BUNDLE_NAME: TrustBundle}.get(name)
         if expected is not None and not isinstance(secret, expected):
             raise MaterialError(f"secret {name!r} is a {type(secret).__name__}, expected a {expected.__name__}")
@@ -202,8 +210,8 @@ class Session:
         self._unapplied = False
 
     def _resubscribe(self) -> None:
-        revoked = set() if self._relay is None else {REVOKED_NAME}
-        self.client.want(SECRET, self.pushed.wanted_secrets() | revoked)
+        members = set() if self._relay is None else {REVOKED_NAME, TYPES_NAME}
+        self.client.want(SECRET, self.pushed.wanted_secrets() | members)
         self.client.want(ENDPOINT, self.pushed.wanted_endpoints())
 
 

@@ -18,7 +18,7 @@ from enclave_proxy.counters import Refusal
 from enclave_proxy.limits import Limits
 from enclave_proxy.listener import Serving
 from enclave_proxy.pump import Half
-from enclave_proxy.relay_config import Address, DnsTarget, Outbound, TcpAddress, UnixAddress
+from enclave_proxy.relay_config import Address, DnsTarget, Membership, Outbound, TcpAddress, UnixAddress
 
 # A connected peer that may talk, and the certificate that it showed.
 Admitted = tuple[Half, x509.Certificate | None]
@@ -39,7 +39,7 @@ async def dial_app(address: Address, limits: Limits) -> Half:
     return half
 
 
-async def dial_peer(serving: Serving, turn: int, limits: Limits, revoked: frozenset[str] = frozenset()) -> Admitted:
+async def dial_peer(serving: Serving, turn: int, limits: Limits, membership: Membership) -> Admitted:
     """Connect to one of the peer's endpoints, starting with number `turn`, and admit it before anything is sent.
 
     Raises the last endpoint's Refused if none can be used.
@@ -53,7 +53,7 @@ async def dial_peer(serving: Serving, turn: int, limits: Limits, revoked: frozen
         endpoint = endpoints[(turn + attempt) % len(endpoints)]
         try:
             half = await _dial_endpoint(endpoint, serving, route, limits)
-            return _admitted(half, route, revoked)
+            return _admitted(half, route, membership)
         except Refused as e:
             refused = Refused(e.reason, f"{endpoint}: {e.detail}")
     raise refused
@@ -80,9 +80,9 @@ async def _dial_endpoint(endpoint: TcpAddress, serving: Serving, route: Outbound
     return half
 
 
-def _admitted(half: Half, route: Outbound, revoked: frozenset[str]) -> Admitted:
+def _admitted(half: Half, route: Outbound, membership: Membership) -> Admitted:
     try:
-        return half, admit(route.peer, peer_certificate(half), revoked)
+        return half, admit(route.peer, peer_certificate(half), membership)
     except Refused:
         half.transport.abort()
         raise

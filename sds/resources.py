@@ -8,6 +8,7 @@ A protobuf message prints its private key, so that no Secret leaves this module 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from sds import discovery_wire
-from sds.identity import IdentityError, SpiffeId
+from sds.identity import IdentityError, SpiffeId, any_marble_prefix, encode_segment
 from sds.keys import PrivateKey
 from sds.material import Identity, MaterialError, TrustBundle
 from sds.wire import envoy_pb2
@@ -32,11 +33,16 @@ IDENTITY_NAME = "default"
 BUNDLE_NAME = "ROOTCA"
 # Which instances were turned out; '|' stands in no name that a manifest may give to a secret of its own.
 REVOKED_NAME = "revoked|instances"
+TYPES_NAME = "marbles|types"
 
 # An identity is about 4 KB, a bundle of 64 certificates 64 KB.
 MAX_SECRET = 2 * 1024 * 1024 + 64 * 1024
 # 10 000 revoked instances with names of usual length.
 MAX_REVOKED = 1024 * 1024
+# 10 000 Marble types with names of a hundred bytes.
+MAX_TYPES = 1024 * 1024
+
+_TYPES = re.compile(rb"spiffe://[a-z0-9._-]{1,255}/marble/(?:\n[A-Za-z0-9._-]+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,18 @@ class RevokedInstances:
     """The SPIFFE IDs of Marbles that nobody talks to any more, whatever their certificates say."""
 
     names: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class MarbleTypes:
+    """Which Marble types there are. `prefix` is what the SPIFFE IDs of all Marbles start with, `names` what follows."""
+
+    prefix: str
+    names: frozenset[str]
+
+    def lacks(self, spiffe_id: str) -> bool:
+        """Whether this is the name of a Marble of the mesh whose type the mesh does not have."""
+        return spiffe_id.startswith(self.prefix) and spiffe_id[len(self.prefix) :].partition("/")[0] not in self.names
 
 
 def make_resource(type_url: str, name: str, message: Message, rank: int = 1) -> Resource:
@@ -122,7 +140,18 @@ def revoked_secret(names: Iterable[str]) -> Resource:
     return make_resource(SECRET, REVOKED_NAME, secret, rank=0)
 
 
-def read_secret(body: bytes) -> tuple[str, Identity | TrustBundle | RevokedInstances]:
+def types_secret(trust_domain: str, types: Iterable[str]) -> Resource:
+    """A Secret that names all Marble types, as they stand in SPIFFE IDs. Raises MaterialError if they do not fit."""
+    lines = [any_marble_prefix(trust_domain), *sorted(encode_segment(name) for name in types)]
+    text = "\n".join(lines).encode("ascii")
+    if len(text) > MAX_TYPES:
+        raise MaterialError(f"names of {len(text)} bytes in all, at most {MAX_TYPES} can be told to Marbles")
+    data = envoy_pb2.DataSource(inline_bytes=text)
+    secret = envoy_pb2.Secret(name=TYPES_NAME, generic_secret=envoy_pb2.GenericSecret(secret=data))
+    return make_resource(SECRET, TYPES_NAME, secret)
+
+
+def read_secret(body: bytes) -> tuple[str, Identity | TrustBundle | RevokedInstances | MarbleTypes]:
     """The name and content of a Secret. Raises MaterialError for anything that is not fully understood: an unknown
     field may hold a restriction that would then not be enforced."""
     if len(body) > MAX_SECRET:
@@ -147,6 +176,8 @@ def read_secret(body: bytes) -> tuple[str, Identity | TrustBundle | RevokedInsta
             return secret.name, TrustBundle(_inline(secret.validation_context.trusted_ca, "trusted CA"))
         case "generic_secret" if secret.name == REVOKED_NAME:
             return secret.name, RevokedInstances(_spiffe_ids(_inline(secret.generic_secret.secret, "list")))
+        case "generic_secret" if secret.name == TYPES_NAME:
+            return secret.name, _marble_types(_inline(secret.generic_secret.secret, "list"))
         case "generic_secret":
             raise MaterialError("secret is a generic one, which has no use here")
         case _:
@@ -180,6 +211,14 @@ def _spiffe_ids(text: bytes) -> frozenset[str]:
             # The line is not quoted: it came in a secret, and may be one.
             raise MaterialError(f"list of revoked instances: line {number} is not a SPIFFE ID") from None
     return frozenset(names)
+
+
+def _marble_types(text: bytes) -> MarbleTypes:
+    """Strict: in a list that was not understood nobody could be looked up."""
+    if not _TYPES.fullmatch(text):
+        raise MaterialError("list of Marble types is not a SPIFFE prefix followed by names")
+    prefix, *names = text.decode("ascii").split("\n")
+    return MarbleTypes(prefix, frozenset(names))
 
 
 def _inline(source: envoy_pb2.DataSource, what: str) -> bytes:

@@ -10,8 +10,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from enclave_proxy.admission import LogBudget, Refused, admit, handshake_refusal
 from enclave_proxy.counters import Refusal
-from enclave_proxy.relay_config import PeerRule, SanMatcher, TcpAddress, UnixAddress
-from sds.identity import type_prefix
+from enclave_proxy.relay_config import Membership, PeerRule, SanMatcher, TcpAddress, UnixAddress
+from sds.identity import any_marble_prefix, type_prefix
+from sds.resources import MarbleTypes
 from sds.tls import client_context, server_context
 from tests.kit.pki import marble, odd_leaf, other_ca, shared_ca
 
@@ -120,9 +121,29 @@ def test_addresses_print_as_people_write_them() -> None:
 
 def test_an_instance_that_was_turned_out_may_not_talk_whatever_the_rule_says() -> None:
     bad, good = marble(shared_ca(), "web"), marble(shared_ca(), "web")
-    revoked = frozenset({str(bad.spiffe_id)})
+    revoked = Membership(revoked=frozenset({str(bad.spiffe_id)}))
     for rule in (web_only(), PeerRule()):
         admit(rule, good.leaf.public_bytes(Encoding.DER), revoked)
         with pytest.raises(Refused) as caught:
             admit(rule, bad.leaf.public_bytes(Encoding.DER), revoked)
         assert caught.value.reason is Refusal.REVOKED
+
+
+def test_a_marble_of_a_type_that_the_mesh_does_not_have_may_not_talk_whatever_the_rule_says() -> None:
+    der = marble(shared_ca(), "web").leaf.public_bytes(Encoding.DER)
+    prefix = any_marble_prefix(shared_ca().trust_domain)
+    for names, allowed in ((["web"], True), (["we", "web2", "Web"], False), ([], False)):
+        members = Membership(types=MarbleTypes(prefix, frozenset(names)))
+        for rule in (web_only(), PeerRule()):
+            if allowed:
+                admit(rule, der, members)
+                continue
+            with pytest.raises(Refused, match="of a type that the mesh does not have") as caught:
+                admit(rule, der, members)
+            assert caught.value.reason is Refusal.REVOKED
+
+
+def test_names_of_other_meshes_are_not_looked_up_among_the_types() -> None:
+    """A gateway's own name is no Marble's."""
+    elsewhere = MarbleTypes(any_marble_prefix("edge.example"), frozenset())
+    admit(PeerRule(), marble(shared_ca(), "web").leaf.public_bytes(Encoding.DER), Membership(types=elsewhere))

@@ -11,7 +11,7 @@ import pytest
 from enclave_proxy.bootstrap import Credentials
 from enclave_proxy.errors import ProxyError
 from enclave_proxy.identity_store import IdentityStore
-from enclave_proxy.relay_config import RelayConfig
+from enclave_proxy.relay_config import Membership, RelayConfig
 from enclave_proxy.route_parts import Local
 from enclave_proxy.session import Session
 from sds.ca import CertificateAuthority
@@ -22,11 +22,13 @@ from sds.resources import (
     ENDPOINT,
     LISTENER,
     SECRET,
+    MarbleTypes,
     Resource,
     bundle_secret,
     identity_secret,
     read_secret,
     revoked_secret,
+    types_secret,
 )
 from sds.wire.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node
 from tests.kit.manifests import certificate
@@ -43,10 +45,10 @@ class FakeRelay:
 
     refuse: str = ""
     applied: list[RelayConfig] = field(default_factory=list)
-    turned_out: list[frozenset[str]] = field(default_factory=list)
+    membership: Membership | None = None
 
-    def turn_out(self, names: frozenset[str]) -> None:
-        self.turned_out.append(names)
+    def update_membership(self, membership: Membership) -> None:
+        self.membership = membership
 
     async def apply(self, config: RelayConfig) -> None:
         if self.refuse:
@@ -111,18 +113,21 @@ async def test_endpoints_are_asked_for_when_a_cluster_wants_them() -> None:
     talk = Talk()
     await talk.configure()
     assert talk.session.client.wanted(ENDPOINT) == {"outbound|db|5432"}
-    assert talk.session.client.wanted(SECRET) == {"default", "ROOTCA", "revoked|instances"}
+    assert talk.session.client.wanted(SECRET) == {"default", "ROOTCA", "revoked|instances", "marbles|types"}
 
 
-async def test_instances_that_were_turned_out_are_refused_whatever_else_is_missing() -> None:
+async def test_who_is_in_the_mesh_counts_whatever_else_is_missing() -> None:
     talk = Talk()
-    names = {"spiffe://t.test/marble/web/1"}
+    names = frozenset({"spiffe://t.test/marble/web/1"})
+    known = MarbleTypes("spiffe://t.test/marble/", frozenset({"web", "a_20b"}))
     assert await talk.push(SECRET, [revoked_secret(names)]) == ""
     assert talk.relay is not None
-    assert talk.relay.turned_out == [names]
-    assert talk.relay.applied == []
+    assert talk.relay.membership == Membership(revoked=names)
+    assert await talk.push(SECRET, [types_secret("t.test", ["web", "a b"])]) == ""
+    assert talk.relay.membership == Membership(revoked=names, types=known)
     assert await talk.push(SECRET, [revoked_secret([])]) == ""
-    assert talk.relay.turned_out[-1] == frozenset()
+    assert talk.relay.membership == Membership(types=known)
+    assert talk.relay.applied == []
 
 
 async def test_a_new_root_is_followed_bundle_first_and_never_identity_first() -> None:

@@ -10,14 +10,18 @@ from sds.resources import (
     BUNDLE_NAME,
     IDENTITY_NAME,
     MAX_REVOKED,
+    MAX_TYPES,
     REVOKED_NAME,
     SECRET,
+    TYPES_NAME,
+    MarbleTypes,
     RevokedInstances,
     bundle_secret,
     identity_secret,
     make_resource,
     read_secret,
     revoked_secret,
+    types_secret,
 )
 from sds.wire import envoy_pb2
 from tests.kit.pki import marble, shared_ca
@@ -136,3 +140,26 @@ def test_a_list_of_revoked_instances_that_is_something_else_is_not_quoted() -> N
     secret.generic_secret.secret.inline_bytes = key
     with pytest.raises(MaterialError, match=r"line 1 is not a SPIFFE ID$"):
         read_secret(secret.SerializeToString())
+
+
+def test_marble_types_are_read_back_as_they_stand_in_spiffe_ids() -> None:
+    resource = types_secret("t.test", ["web", "a b"])
+    known = MarbleTypes("spiffe://t.test/marble/", frozenset({"web", "a_20b"}))
+    assert read_secret(resource.body) == (TYPES_NAME, known)
+    assert read_secret(types_secret("t.test", []).body) == (TYPES_NAME, MarbleTypes(known.prefix, frozenset()))
+    assert types_secret("t.test", ["a b", "web"]) == resource
+    for name, lacking in (("marble/web/1", False), ("marble/web", False), ("marble/we/1", True), ("marble", False)):
+        assert known.lacks(f"spiffe://t.test/{name}") is lacking
+    assert not known.lacks("spiffe://other.test/marble/db/1")
+
+
+@pytest.mark.parametrize("text", [b"", b"web", b"spiffe://t.test/marble/\n", b"spiffe://t.test/marble/\na b"])
+def test_a_list_of_types_that_is_something_else_is_refused(text: bytes) -> None:
+    data = envoy_pb2.GenericSecret(secret=envoy_pb2.DataSource(inline_bytes=text))
+    with pytest.raises(MaterialError, match="list of Marble types"):
+        read_secret(envoy_pb2.Secret(name=TYPES_NAME, generic_secret=data).SerializeToString())
+
+
+def test_types_that_do_not_fit_are_refused_and_none_is_left_out() -> None:
+    with pytest.raises(MaterialError, match="at most 1048576 can be told"):
+        types_secret("t.test", [f"{n:0100}" for n in range(MAX_TYPES // 100)])

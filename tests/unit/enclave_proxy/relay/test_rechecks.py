@@ -12,9 +12,11 @@ from pathlib import Path
 
 from enclave_proxy.counters import Refusal
 from enclave_proxy.relay import Relay
-from enclave_proxy.relay_config import PeerRule, RelayConfig, TcpAddress
+from enclave_proxy.relay_config import Membership, PeerRule, RelayConfig, SanMatcher, TcpAddress
 from sds.ca import CertificateAuthority
+from sds.identity import any_marble_prefix
 from sds.material import TrustBundle
+from sds.resources import MarbleTypes
 from sds.tls import client_context, server_context
 from tests.kit.mesh_relay import App, Streams, ask, dial, hang_up, inbound, only, outbound, port, relay, try_to_ask
 from tests.kit.pki import make_ca, marble, now, shared_ca
@@ -82,7 +84,7 @@ async def test_an_instance_that_was_turned_out_loses_what_is_open_in_both_direct
         into, out, name = await both_ways(made, tmp_path, app)
         other = await dial(port(made, "in"), marble(shared_ca(), "web"), shared_ca().bundle)
         assert [await ask(into), await ask(out), await ask(other)] == [b"ping"] * 3
-        made.turn_out(name)
+        made.update_membership(Membership(revoked=name))
         assert await ended(into)
         assert await ended(out)
         assert await ask(other) == b"ping"
@@ -90,6 +92,30 @@ async def test_an_instance_that_was_turned_out_loses_what_is_open_in_both_direct
         assert made.counters.of("out").ended == {Refusal.REVOKED: 1}
         for streams in (into, out, other):
             await hang_up(streams)
+
+
+def types(*names: str) -> Membership:
+    return Membership(types=MarbleTypes(any_marble_prefix(shared_ca().trust_domain), frozenset(names)))
+
+
+async def test_where_any_marble_may_connect_one_of_a_type_that_is_gone_loses_what_is_open(tmp_path: Path) -> None:
+    """The Coordinator need not know the instance: it may never have come back since the Coordinator's restart."""
+    ca = shared_ca()
+    anybody = PeerRule((SanMatcher("uri", prefix=any_marble_prefix(ca.trust_domain)),))
+    async with App(tmp_path / "app.sock") as app, relay() as made:
+        await made.apply(RelayConfig(inbound=(inbound(ca, app, peers=anybody),)))
+        made.update_membership(types("web", "job"))
+        stays = await dial(port(made, "in"), marble(ca, "web"), ca.bundle)
+        goes = await dial(port(made, "in"), marble(ca, "job"), ca.bundle)
+        assert [await ask(stays), await ask(goes)] == [b"ping", b"ping"]
+        made.update_membership(types("web", "jobs"))
+        assert await ended(goes)
+        assert await ask(stays) == b"ping"
+        assert await try_to_ask(port(made, "in"), client_context(marble(ca, "job"), ca.bundle)) == b""
+        counters = made.counters.of("in")
+        assert (counters.ended, counters.refused) == ({Refusal.REVOKED: 1}, {Refusal.REVOKED: 1})
+        await hang_up(stays)
+        await hang_up(goes)
 
 
 async def test_a_root_that_comes_during_a_handshake_makes_the_worker_dial_again(tmp_path: Path) -> None:
@@ -141,10 +167,10 @@ async def test_an_instance_that_was_turned_out_is_refused_and_may_come_back(tmp_
     web = marble(ca, "web")
     async with App(tmp_path / "app.sock") as app, relay() as made:
         await made.apply(RelayConfig(inbound=(inbound(ca, app),)))
-        made.turn_out(frozenset({str(web.spiffe_id)}))
+        made.update_membership(Membership(revoked=frozenset({str(web.spiffe_id)})))
         assert await try_to_ask(port(made, "in"), client_context(web, ca.bundle)) == b""
         assert (made.counters.of("in").refused, app.accepted) == ({Refusal.REVOKED: 1}, 0)
-        made.turn_out(frozenset())
+        made.update_membership(Membership())
         assert await try_to_ask(port(made, "in"), client_context(web, ca.bundle)) == b"ping"
 
 
@@ -157,6 +183,6 @@ async def test_a_connection_of_a_listener_that_is_gone_ends_when_its_peer_is_tur
         assert await ask(streams) == b"ping"
         await made.apply(RelayConfig())
         assert await ask(streams) == b"ping"
-        made.turn_out(frozenset({str(web.spiffe_id)}))
+        made.update_membership(Membership(revoked=frozenset({str(web.spiffe_id)})))
         assert await ended(streams)
         await hang_up(streams)
