@@ -8,8 +8,9 @@
         ...
 
 Map: `discovery_types` words and limits · `discovery_subscription` what is asked for · `discovery_channel` one type ·
-`discovery_stream` order and nonces · `discovery_sotw`, `discovery_delta` the two variants · `discovery_redaction` what
-may be repeated of a NACK · `discovery_client` the other end.
+`discovery_stream` order and nonces · `discovery_sotw`, `discovery_delta` the two variants · `discovery_wire` responses
+without building messages · `discovery_retry` what was refused · `discovery_redaction` what may be repeated of a NACK ·
+`discovery_client` the other end.
 
 Sources: Envoy's "xDS REST and gRPC protocol"; where it leaves a choice, the module says which one and why.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 from sds.discovery_delta import DeltaStream
 from sds.discovery_redaction import redact
+from sds.discovery_retry import Retry
 from sds.discovery_sotw import SotwStream
 from sds.discovery_stream import Stream
 from sds.discovery_types import MAX_REQUEST_BYTES, Kind, ProtocolError, Receipt, Response, TypeStatus, View
@@ -29,6 +31,7 @@ __all__ = [
     "ProtocolError",
     "Receipt",
     "Response",
+    "Retry",
     "SotwStream",
     "Stream",
     "TypeStatus",

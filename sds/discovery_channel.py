@@ -47,13 +47,13 @@ class Channel:
         "_error",
         "_forced",
         "_isolate",
-        "_nacked",
         "_removals",
         "_stale",
         "answer_owed",
         "bodies",
         "full_state",
         "inflight",
+        "nacked",
         "nonce",
         "sent",
         "subscription",
@@ -74,7 +74,7 @@ class Channel:
         self._isolate = isolate
         self._forced: set[str] | None = None  # owed an answer whatever the client holds
         self._alone: set[str] | None = None  # of a refused response: to be sent one by one
-        self._nacked: dict[str, str] | None = None
+        self.nacked: dict[str, str] | None = None  # what the client refused and is therefore not sent again
         # What the client had acknowledged of names whose newest version it has not: under way, or refused.
         self._acked_before: dict[str, str] | None = None
         self._answered = False
@@ -102,7 +102,7 @@ class Channel:
 
     def _look(self) -> None:
         view, sent = self.view, self.sent
-        forced, nacked = self._forced or NO_NAMES, self._nacked or _NO_VERSIONS
+        forced, nacked = self._forced or NO_NAMES, self.nacked or _NO_VERSIONS
         due = []
         for name in self._names_in_view():
             version = view[name].version
@@ -142,7 +142,7 @@ class Channel:
         """Nothing due, nothing under way, nothing refused: what this type used to point at may be taken away."""
         if self.inflight is not None or self.changes() or self._removals:
             return False
-        return not self._nacked or not any(self._is_present(n, v) for n, v in self._nacked.items())
+        return not self.nacked or not any(self._is_present(n, v) for n, v in self.nacked.items())
 
     def _is_present(self, name: str, version: str) -> bool:
         resource = self.view.get(name)
@@ -150,7 +150,7 @@ class Channel:
 
     def is_current(self) -> bool:
         """Whether the client has acknowledged the present content of everything that it asked for and that exists."""
-        if self.inflight is None and not self.changes() and not self._nacked:
+        if self.inflight is None and not self.changes() and not self.nacked:
             return True
         return all(self._acked(name) == self.view[name].version for name in self._names_in_view())
 
@@ -210,8 +210,8 @@ class Channel:
         if self._alone is not None:
             self._alone -= names
             self._alone = self._alone or None
-        if self._nacked is not None:
-            self._nacked = {n: v for n, v in self._nacked.items() if n not in names} or None
+        if self.nacked is not None:
+            self.nacked = {n: v for n, v in self.nacked.items() if n not in names} or None
         if self._changes:
             self._changes = [name for name in self._changes if name not in names]
         if self._removals:
@@ -228,7 +228,7 @@ class Channel:
             if not before:
                 self._acked_before = None
         self._answered = True
-        if not self._nacked:
+        if not self.nacked:
             self._error = ""
 
     def refused(self, error: str) -> None:
@@ -247,8 +247,8 @@ class Channel:
                 self._alone = self._alone or set()
                 self._alone.add(name)
             else:
-                self._nacked = self._nacked or {}
-                self._nacked[name] = version
+                self.nacked = self.nacked or {}
+                self.nacked[name] = version
         if apart and bad.versions:
             # The removals were not at fault or cannot be helped: tried once more without company, then given up.
             for name in bad.removed:
@@ -293,23 +293,18 @@ class Channel:
 
     def forget_unwanted(self) -> None:
         """`forget` for whatever the client does not want (any more)."""
-        self.forget({*self.sent, *(self._forced or ()), *(self._nacked or ()), *self.bodies})
+        self.forget({*self.sent, *(self._forced or ()), *(self.nacked or ()), *self.bodies})
 
     def retry(self) -> None:
         """What the client refused is due once more."""
-        self._nacked, self._stale = None, True
-
-    @property
-    def has_refused(self) -> bool:
-        """Whether the client refused something that is therefore not sent again."""
-        return self._nacked is not None
+        self.nacked, self._stale = None, True
 
     def update(self, view: Mapping[str, Resource]) -> None:
         """A new view of this type."""
         self.view = view
         self._stale = True
-        if self._nacked is not None:
-            self._nacked = {n: v for n, v in self._nacked.items() if n in view} or None
+        if self.nacked is not None:
+            self.nacked = {n: v for n, v in self.nacked.items() if n in view} or None
         if self._alone is not None:
             self._alone = self._alone & view.keys() or None
 
@@ -332,7 +327,7 @@ class Channel:
             missing=tuple(sorted(name for name in names if name not in self.view)),
             sent=MappingProxyType(dict(self.sent)),
             acked=MappingProxyType({name: version for name, version in acked.items() if version}),
-            nacked=MappingProxyType(dict(self._nacked or ())),
+            nacked=MappingProxyType(dict(self.nacked or ())),
             awaiting_ack=self.inflight is not None,
             answered=self._answered,
             error=self._error,

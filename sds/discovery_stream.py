@@ -146,13 +146,13 @@ class Stream(ABC):
     def retry_refused(self) -> None:
         """Send once more what the client refused; see `discovery_retry` for when."""
         for channel in self._order:
-            if channel.has_refused:
+            if channel.nacked is not None:
                 channel.retry()
 
     @property
     def has_refused(self) -> bool:
         """Whether something is held back because the client refused it."""
-        return any(channel.has_refused for channel in self._order)
+        return any(channel.nacked is not None for channel in self._order)
 
     def _channel(self, type_url: str) -> tuple[Channel, bool]:
         """The channel of a request's type, and whether this is its first request."""

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from sds.discovery import Kind, ProtocolError, Receipt, Stream, View
+from sds.discovery import Kind, ProtocolError, Receipt, Retry, Stream, View
 from sds.resources import LISTENER, SECRET
 from sds.wire.discovery_pb2 import Node
 from xds_server.mesh import Client, Mesh
@@ -63,6 +63,7 @@ class Session:
         self._end: ProtocolError | None = None
         self._aged = False
         self._failure: ProtocolError | None = None
+        self._retry = Retry()
 
     # ---- from the server
 
@@ -174,11 +175,12 @@ class Session:
                 self._stale_view = False
                 self._view = self._mesh.view(self.client)
                 self._stream.update(self._view)
+            refused = self._retry.step(self._stream, time.monotonic())
             if not await self._write_next():
                 self.record.idle()
                 if self._aged:
                     return
-                await self._sleep()
+                await self._sleep(refused)
 
     def _end_if_due(self) -> None:
         if self._failure is not None:
@@ -207,10 +209,10 @@ class Session:
         self.record.sent(response, began)
         return True
 
-    async def _sleep(self) -> None:
+    async def _sleep(self, at_most: float) -> None:
         # At most an hour at a time: a certificate of MarbleRun's protocol lives 292 years, more than a timer can wait.
         try:
-            async with asyncio.timeout(min(self._seconds_left(), 3600.0)):
+            async with asyncio.timeout(min(self._seconds_left(), at_most, 3600.0)):
                 await self._wake.wait()
         except TimeoutError:
             return
