@@ -18,7 +18,7 @@ from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
 
 from manifests.model import FeatureGate
-from sds.attestation.errors import AttestationError, Unsupported
+from sds.attestation.errors import AttestationError, TcbRejected, Unsupported
 from sds.attestation.evidence import Evidence, Tee
 from sds.ca import CertificateAuthority
 from sds.identity import MarbleIdentity
@@ -175,10 +175,12 @@ class Coordinator:
         try:
             if Evidence.parse(quote).tee is not Tee.SGX:
                 raise Unsupported("TEE type: expected an SGX quote")
-            claims = await appraiser.verify(quote)
+            status = (await appraiser.verify(quote)).tcb_status
+        except TcbRejected as e:
+            status = e.status  # genuine all the same: how bad its platform is, is what the answer is for
         except AttestationError as e:
             raise QuoteNotVerified(str(e)) from e
-        return sign_quote(self.ca, quote, claims.tcb_status)
+        return sign_quote(self.ca, quote, status)
 
     def check_counter(self, certificates: Sequence[bytes]) -> None:
         self._caller(certificates)

@@ -16,10 +16,19 @@ from types import MappingProxyType
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.x509.oid import NameOID
 
 from sds.ca import CertificateAuthority
 from sds.errors import SdsError
-from sds.identity import MarbleIdentity, marble_identity
+from sds.identity import (
+    MARBLE_TYPE_OID,
+    MarbleIdentity,
+    SpiffeId,
+    marble_identity,
+    marble_spiffe_id,
+    parse_uuid,
+    uri_names,
+)
 from sds.material import check_issued_by, is_ca
 from xds_server.errors import CoordinatorError, Unauthorized
 from xds_server.records import Records
@@ -44,7 +53,7 @@ def caller(ca: CertificateAuthority, certificates: Sequence[bytes], now: datetim
         if not leaf.not_valid_before_utc <= now <= leaf.not_valid_after_utc:
             raise Unauthorized("unauthorized marble: certificate is expired or not valid yet")
         check_issued_by(leaf, ca.marble_root)
-        identity = marble_identity(leaf)
+        identity = marble_identity(leaf) if uri_names(leaf) else _marblerun_identity(leaf, ca.trust_domain)
         if is_ca(leaf) or identity.spiffe_id.trust_domain != ca.trust_domain:
             raise Unauthorized("unauthorized marble: certificate is not an identity of this mesh")
     except (
@@ -57,6 +66,18 @@ def caller(ca: CertificateAuthority, certificates: Sequence[bytes], now: datetim
     ) as e:
         raise Unauthorized(f"unauthorized marble: {e}") from None
     return identity
+
+
+def _marblerun_identity(leaf: x509.Certificate, trust_domain: str) -> MarbleIdentity:
+    """Who a certificate stands for that MarbleRun issued under this CA, before its state came to us: it has no SPIFFE
+    ID. Nothing but an activation puts the type's extension into a certificate. Raises IdentityError, Unauthorized."""
+    try:
+        (name,) = leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        marble_type = leaf.extensions.get_extension_for_oid(MARBLE_TYPE_OID).value.public_bytes().decode()
+    except (ValueError, x509.ExtensionNotFound):
+        raise Unauthorized("unauthorized marble: certificate names neither an instance nor a Marble type") from None
+    uuid = parse_uuid(str(name.value))
+    return MarbleIdentity(marble_type, uuid, SpiffeId.parse(marble_spiffe_id(trust_domain, marble_type, uuid)))
 
 
 def raise_counter(records: Records, marble: MarbleIdentity, name: str, value: int) -> tuple[Records, int]:
