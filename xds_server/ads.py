@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Callable
 
 from sds.ca import CertificateAuthority
+from xds_server import xds_csds, xds_health, xds_reflection
+from xds_server.descriptors import Services, discovery_method
 from xds_server.mesh import Mesh
 from xds_server.rpc import Handler, RpcServer, Transport
 from xds_server.xds_credentials import ServerTls
@@ -23,7 +25,7 @@ from xds_server.xds_gate import Gate
 from xds_server.xds_limits import XdsLimits
 from xds_server.xds_metrics import Now, XdsMetrics, short_type
 from xds_server.xds_record import ClientStatus, Log
-from xds_server.xds_streams import Streams
+from xds_server.xds_streams import SERVICES, Streams
 
 STOP_SECONDS = 2.0
 
@@ -58,6 +60,10 @@ class XdsServer:
             before_push=self._follow_ca,
             look_seconds=limits.look,
         )
+        services = _services()
+        self._csds = xds_csds.Csds(mesh, self._streams)
+        self._health = xds_health.Health(mesh, services)
+        self._reflection = xds_reflection.Reflection(services)
         self._server: RpcServer | None = None
         self._tls: ServerTls | None = None
         self._ca: CertificateAuthority | None = None
@@ -71,6 +77,7 @@ class XdsServer:
         bound = await server.start(host, port)
         self._server = server
         self._followers.start()
+        self._health.start()
         self._unread = self._metrics.read_at_scrape(self._now)
         return bound
 
@@ -78,6 +85,7 @@ class XdsServer:
         """End all streams (clients are told to come back) and stop listening."""
         self._unread()
         self._unread = lambda: None
+        self._health.stop()
         self._gate.stop()
         await self._followers.stop()
         self._log.info("xds server stops", streams=len(self._streams.open))
@@ -91,7 +99,14 @@ class XdsServer:
         return self._streams.status()
 
     def _handlers(self) -> dict[str, Handler]:
-        return {path: self._gate.guard(serve) for path, serve in self._streams.handlers().items()}
+        gate = self._gate
+        beside = {**self._csds.handlers(), **self._reflection.handlers()}
+        return {
+            **{path: gate.guard(serve) for path, serve in self._streams.handlers().items()},
+            **{path: gate.guard(gate.for_a_while(serve)) for path, serve in beside.items()},
+            # Whoever asks how we are must hear it above all when a whole mesh waits for admission.
+            **{p: gate.guard(gate.for_a_while(serve), at_once=True) for p, serve in self._health.handlers().items()},
+        }
 
     def _follow_new_ca(self) -> None:
         """At once: who was just activated under another CA is here before the next push."""
@@ -127,3 +142,13 @@ class XdsServer:
         if marbles := self._mesh.marbles:
             found["identities"] = min(marble.identity.not_after for marble in marbles).timestamp()
         return found
+
+
+def _services() -> Services:
+    """Everything that the port serves, as reflection tells it."""
+    return {
+        **{service: {name: discovery_method(name) for name in methods} for service, methods in SERVICES.items()},
+        xds_csds.SERVICE: xds_csds.METHODS,
+        xds_health.SERVICE: xds_health.METHODS,
+        **{service: xds_reflection.methods(service) for service in xds_reflection.SERVICES},
+    }

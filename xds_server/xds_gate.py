@@ -25,6 +25,7 @@ from xds_server.xds_metrics import XdsMetrics
 from xds_server.xds_record import Log
 
 _BYTES_PER_TOKEN = 4096
+_GOODBYE_SECONDS = 0.2
 
 
 class Gate:
@@ -38,6 +39,7 @@ class Gate:
         self._open: Counter[bytes] = Counter()
         self._shares: dict[bytes, Bucket] = {}
         self._admission = Admission(limits.starts, limits.starts_burst, limits.waiting, clock)
+        self._timeouts: set[asyncio.Timeout] = set()
         self._stopping = False
 
     @property
@@ -46,9 +48,29 @@ class Gate:
         return self._admission.waiting
 
     def stop(self) -> None:
-        """From now on whoever comes, or waits, is told to come back."""
+        """From now on whoever comes, or waits, is told to come back; calls of `for_a_while` end in a moment."""
         self._stopping = True
         self._admission.close()
+        end = asyncio.get_running_loop().time() + _GOODBYE_SECONDS
+        for timeout in self._timeouts:
+            timeout.reschedule(end)
+
+    def for_a_while(self, serve: Handler) -> Handler:
+        """A handler that ends in good order when it has run for as long as a stream lives, and when we stop."""
+
+        async def handle(call: Call) -> None:
+            timeout = asyncio.timeout(self._limits.age)
+            self._timeouts.add(timeout)
+            try:
+                async with timeout:
+                    await serve(call)
+            except TimeoutError:
+                if self._stopping:
+                    raise stopping() from None
+            finally:
+                self._timeouts.discard(timeout)
+
+        return handle
 
     def prune(self) -> None:
         """Forget the shares of those who left and have theirs whole again, so that leaving does not renew it."""
@@ -71,7 +93,7 @@ class Gate:
                 if not self._stopping:
                     self._log.info("xds stream ended", status=e.status, peer=call.peer, error=str(e))
                 raise RpcError(e.status, str(e)) from None
-            except CallEnded:
+            except (CallEnded, RpcError):
                 raise
             except Exception as e:  # a bug: one stream ends, the others go on; its text stays here
                 self._metrics.failures.labels("internal").inc()

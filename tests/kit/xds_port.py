@@ -1,16 +1,140 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An XdsServer as the Coordinator builds it, for a Mesh of a test."""
+"""An xDS port as the Coordinator opens it, for a Town (see xds_mesh), and foreign gRPC clients (grpcio's) of it."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from google.protobuf.struct_pb2 import Struct
 from prometheus_client import CollectorRegistry
 
+from sds.discovery_client import DeltaClient, Update
+from sds.identity import COORDINATOR_DNS_NAME
 from sds.logs import get_logger
+from sds.material import Identity
+from sds.resources import SECRET
+from sds.wire.discovery_pb2 import DiscoveryRequest, DiscoveryResponse, Node
+from tests.kit.xds_mesh import Town, gateway_certificate, manifest
 from xds_server.ads import XdsServer
 from xds_server.mesh import Mesh
 from xds_server.rpc_grpcio import GrpcioServer
+from xds_server.xds_limits import XdsLimits
 from xds_server.xds_metrics import XdsMetrics
+from xds_server.xds_streams import SERVICES
+
+ADS, SDS = tuple(SERVICES)[:2]
+EDGE, EDGE_KEY = gateway_certificate(x509.UniformResourceIdentifier("spiffe://edge.example/gateway"))
+TLS: dict[str, object] = {
+    "web": {"Incoming": [{"Port": "8080"}], "Outgoing": [{"Addr": "voting", "Port": "8081"}]},
+    "voting": {"Incoming": [{"Port": "8081"}]},
+}
+MANIFEST = manifest(TLS, {"web": ["web"], "voting": ["voting"]}, {"edge": EDGE})
 
 
-def xds_server(mesh: Mesh, registry: CollectorRegistry | None = None) -> XdsServer:
-    return XdsServer(mesh, GrpcioServer, get_logger("test"), XdsMetrics(registry or CollectorRegistry()))
+def xds_server(mesh: Mesh, registry: CollectorRegistry | None = None, limits: XdsLimits | None = None) -> XdsServer:
+    metrics = XdsMetrics(registry or CollectorRegistry())
+    return XdsServer(mesh, GrpcioServer, get_logger("test"), metrics, limits=limits)
+
+
+@dataclass
+class Place:
+    """A Town behind a real port."""
+
+    town: Town
+    server: XdsServer
+    port: int
+    registry: CollectorRegistry
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(name, labels) or 0.0
+
+    def channel(self, chain: bytes, key: bytes) -> grpc.aio.Channel:
+        credentials = grpc.ssl_channel_credentials(self.town.ca.chain_pem, key, chain)
+        # Connections are shared within a process unless their options differ.
+        options = (
+            ("grpc.ssl_target_name_override", COORDINATOR_DNS_NAME),
+            ("grpc.enable_retries", 0),
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.max_send_message_length", -1),
+        )
+        return grpc.aio.secure_channel(f"127.0.0.1:{self.port}", credentials, options)
+
+    def of(self, identity: Identity) -> grpc.aio.Channel:
+        return self.channel(identity.chain, identity.key.pem)
+
+    def edge(self) -> grpc.aio.Channel:
+        """The gateway of the manifest: a client without Marble identity."""
+        return self.channel(EDGE.public_bytes(Encoding.PEM), EDGE_KEY)
+
+
+@asynccontextmanager
+async def opened(limits: XdsLimits | None = None) -> AsyncIterator[Place]:
+    town = Town(MANIFEST)
+    registry = CollectorRegistry()
+    server = xds_server(town.mesh, registry, limits)
+    port = await server.start("127.0.0.1", 0, town.ca)
+    try:
+        yield Place(town, server, port, registry)
+    finally:
+        await server.stop()
+
+
+class Wire:
+    """A DeltaClient on a gRPC stream; every response is acknowledged unless told otherwise."""
+
+    def __init__(self, channel: grpc.aio.Channel, client: DeltaClient, method: str) -> None:
+        self.client = client
+        self.call = channel.stream_stream(method)()
+
+    async def send(self) -> None:
+        while (body := self.client.take()) is not None:
+            await self.call.write(body)
+
+    async def hear(self, nack: str | None = None) -> Update:
+        await self.send()
+        update = self.client.receive_bytes(await asyncio.wait_for(self.call.read(), 10))
+        if nack is None:
+            self.client.ack(update)
+        else:
+            self.client.nack(update, nack)
+        await self.send()
+        return update
+
+
+@asynccontextmanager
+async def connected(
+    channel: grpc.aio.Channel,
+    *,
+    advertise: str = "",
+    node_id: str = "",
+    method: str = f"/{ADS}/DeltaAggregatedResources",
+) -> AsyncIterator[Wire]:
+    metadata = Struct()
+    if advertise:
+        metadata.update({"ADVERTISE": advertise})
+    client = DeltaClient(Node(id=node_id, metadata=metadata))
+    client.connected()
+    async with channel:
+        yield Wire(channel, client, method)
+
+
+async def refusal(wire: Wire, type_url: str = SECRET) -> grpc.aio.AioRpcError:
+    wire.client.subscribe(type_url, ["default"])
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await wire.hear()
+    return caught.value
+
+
+async def ask_whole(call: object, type_url: str, names: Iterable[str] = (), nonce: str = "") -> DiscoveryResponse:
+    """One request and its response on a state-of-the-world stream."""
+    request = DiscoveryRequest(type_url=type_url, resource_names=names, response_nonce=nonce)
+    await call.write(request.SerializeToString())  # type: ignore[attr-defined]
+    return DiscoveryResponse.FromString(await asyncio.wait_for(call.read(), 10))  # type: ignore[attr-defined]

@@ -7,8 +7,7 @@ import asyncio
 import ssl
 import uuid as uuids
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from datetime import timedelta
 
 import grpc
@@ -16,105 +15,24 @@ import grpc.aio
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from google.protobuf.struct_pb2 import Struct
 from prometheus_client import CollectorRegistry
 
 from sds.discovery import View
-from sds.discovery_client import DeltaClient, Update
 from sds.discovery_types import REVOKED
 from sds.identity import COORDINATOR_DNS_NAME
 from sds.material import Identity, TrustBundle, check_identity, check_issued_by
 from sds.resources import CLUSTER, ENDPOINT, LISTENER, SECRET, read_secret
 from sds.tls import client_context
-from sds.wire.discovery_pb2 import Node
 from tests.kit.xds_mesh import Town, gateway_certificate, manifest
-from tests.kit.xds_port import xds_server
-from xds_server.ads import XdsServer
+from tests.kit.xds_port import ADS, SDS, TLS, Place, Wire, connected, opened, refusal, xds_server
 from xds_server.mesh import Client, Mesh
 from xds_server.xds_limits import XdsLimits
-from xds_server.xds_streams import SERVICES
-
-ADS, SDS = tuple(SERVICES)[:2]
-EDGE, EDGE_KEY = gateway_certificate(x509.UniformResourceIdentifier("spiffe://edge.example/gateway"))
-TLS: dict[str, object] = {
-    "web": {"Incoming": [{"Port": "8080"}], "Outgoing": [{"Addr": "voting", "Port": "8081"}]},
-    "voting": {"Incoming": [{"Port": "8081"}]},
-}
-
-
-@dataclass
-class Place:
-    town: Town
-    server: XdsServer
-    port: int
-    registry: CollectorRegistry
-
-    def metric(self, name: str, **labels: str) -> float:
-        return self.registry.get_sample_value(name, labels) or 0.0
-
-    def channel(self, chain: bytes, key: bytes) -> grpc.aio.Channel:
-        credentials = grpc.ssl_channel_credentials(self.town.ca.chain_pem, key, chain)
-        options = (("grpc.ssl_target_name_override", COORDINATOR_DNS_NAME), ("grpc.enable_retries", 0))
-        return grpc.aio.secure_channel(f"127.0.0.1:{self.port}", credentials, options)
-
-    def of(self, identity: Identity) -> grpc.aio.Channel:
-        return self.channel(identity.chain, identity.key.pem)
 
 
 @pytest.fixture
 async def place() -> AsyncIterator[Place]:
-    town = Town(manifest(TLS, {"web": ["web"], "voting": ["voting"]}, {"edge": EDGE}))
-    registry = CollectorRegistry()
-    server = xds_server(town.mesh, registry)
-    port = await server.start("127.0.0.1", 0, town.ca)
-    yield Place(town, server, port, registry)
-    await server.stop()
-
-
-class Wire:
-    """A DeltaClient on a gRPC stream; every response is acknowledged unless told otherwise."""
-
-    def __init__(self, channel: grpc.aio.Channel, client: DeltaClient, method: str) -> None:
-        self.client = client
-        self.call = channel.stream_stream(method)()
-
-    async def send(self) -> None:
-        while (body := self.client.take()) is not None:
-            await self.call.write(body)
-
-    async def hear(self, nack: str | None = None) -> Update:
-        await self.send()
-        update = self.client.receive_bytes(await asyncio.wait_for(self.call.read(), 10))
-        if nack is None:
-            self.client.ack(update)
-        else:
-            self.client.nack(update, nack)
-        await self.send()
-        return update
-
-
-@asynccontextmanager
-async def connected(
-    channel: grpc.aio.Channel,
-    *,
-    advertise: str = "",
-    node_id: str = "",
-    method: str = f"/{ADS}/DeltaAggregatedResources",
-) -> AsyncIterator[Wire]:
-    metadata = Struct()
-    if advertise:
-        metadata.update({"ADVERTISE": advertise})
-    client = DeltaClient(Node(id=node_id, metadata=metadata))
-    client.connected()
-    async with channel:
-        yield Wire(channel, client, method)
-
-
-async def refusal(wire: Wire, type_url: str = SECRET) -> grpc.aio.AioRpcError:
-    wire.client.subscribe(type_url, ["default"])
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await wire.hear()
-    return caught.value
+    async with opened() as it:
+        yield it
 
 
 async def test_a_marble_gets_its_secrets_and_follows_a_rotation(place: Place) -> None:
@@ -157,7 +75,7 @@ async def test_an_instance_becomes_an_endpoint_when_it_has_acknowledged_its_list
 
 
 async def test_a_gateway_gets_endpoints_and_clusters_and_no_secret(place: Place) -> None:
-    async with connected(place.channel(EDGE.public_bytes(Encoding.PEM), EDGE_KEY)) as wire:
+    async with connected(place.edge()) as wire:
         wire.client.subscribe(CLUSTER, ["*"])
         assert {r.name for r in (await wire.hear()).resources} == {"outbound|web|8080", "outbound|voting|8081"}
         wire.client.subscribe(SECRET, ["default", "ROOTCA"])

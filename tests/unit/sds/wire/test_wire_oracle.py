@@ -16,9 +16,12 @@ from typing import Any
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2 as grpc_health_pb2
+from grpc_reflection.v1alpha import reflection_pb2 as grpc_reflection_pb2
 
-from sds.wire import discovery_pb2, envoy_pb2, marble_pb2
+from sds.wire import csds_pb2, discovery_pb2, envoy_pb2, health_pb2, marble_pb2, reflection_pb2
 
+WIRE = Path(__file__).resolve().parents[4] / "sds" / "wire"
 CORE = "envoy.config.core.v3"
 TLS = "envoy.extensions.transport_sockets.tls.v3"
 DISCOVERY = "envoy.service.discovery.v3"
@@ -31,7 +34,7 @@ HOMES = {
         "SocketAddress Pipe Address DataSource AggregatedConfigSource ConfigSource TransportSocket Locality Node "
         "ControlPlane"
     ),
-    "envoy.type.matcher.v3": "StringMatcher",
+    "envoy.type.matcher.v3": "StringMatcher NodeMatcher",
     TLS: (
         "TlsParameters TlsCertificate SubjectAltNameMatcher CertificateValidationContext SdsSecretConfig "
         "CommonTlsContext DownstreamTlsContext UpstreamTlsContext GenericSecret Secret"
@@ -45,10 +48,13 @@ HOMES = {
         "DeltaDiscoveryResponse"
     ),
     "google.rpc": "Status",
+    "envoy.service.status.v3": "ClientStatusRequest ClientConfig ClientStatusResponse",
+    "envoy.admin.v3": "UpdateFailureState",
 }
 RENAMED = {
     "CombinedCertificateValidationContext": (TLS, "CommonTlsContextCombinedCertificateValidationContext"),
     "EdsClusterConfig": (CLUSTER, "ClusterEdsClusterConfig"),
+    "GenericXdsConfig": ("envoy.service.status.v3", "ClientConfigGenericXdsConfig"),
 }
 WHERE = {name: (module, name) for module, names in HOMES.items() for name in names.split()} | RENAMED
 
@@ -71,7 +77,7 @@ def theirs(name: str) -> Any:
 
 
 def messages() -> Iterator[Descriptor]:
-    for file in (discovery_pb2, envoy_pb2):
+    for file in (discovery_pb2, envoy_pb2, csds_pb2):
         yield from file.DESCRIPTOR.message_types_by_name.values()
 
 
@@ -90,7 +96,7 @@ def test_fields_have_the_numbers_and_types_of_envoys_own(message: Descriptor) ->
             assert bool(meta.repeated) == field.is_repeated, field.name
 
 
-@pytest.mark.parametrize("name", ["discovery", "envoy", "marble"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in WIRE.glob("*.proto")))
 def test_the_checked_in_code_is_what_the_compiler_makes_of_the_definitions(name: str, tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[4]
     arguments = ["-I.", f"--python_out={tmp_path}", f"--pyi_out={tmp_path}", f"sds/wire/{name}.proto"]
@@ -147,3 +153,18 @@ def test_envoys_definitions_read_our_bytes_and_write_them_back(name: str) -> Non
 
 def test_no_marble_message_is_without_fields() -> None:
     assert all(m.fields for m in marble_pb2.DESCRIPTOR.message_types_by_name.values())
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [(health_pb2, grpc_health_pb2), (reflection_pb2, grpc_reflection_pb2)],
+    ids=["health", "reflection"],
+)
+def test_grpcs_own_services_have_the_fields_of_grpcs_own_definitions(ours: Any, theirs: Any) -> None:
+    known = theirs.DESCRIPTOR.message_types_by_name
+    for name, message in ours.DESCRIPTOR.message_types_by_name.items():
+        assert _shape(message) == _shape(known[name])
+
+
+def _shape(message: Descriptor) -> list[tuple[str, int, int, bool]]:
+    return [(field.name, field.number, field.type, field.is_repeated) for field in message.fields]
