@@ -51,7 +51,7 @@ from xds_server.events import ActivationEvent
 from xds_server.mesh import ActiveMarble
 from xds_server.metrics import UNKNOWN_TYPE
 from xds_server.parameters import ParametersError, TemplateData, render
-from xds_server.policy import policy_for
+from xds_server.policy import explained, policy_for
 from xds_server.records import Records
 from xds_server.renewal import MAX_INSTANCES
 from xds_server.secret_rules import for_instance
@@ -128,7 +128,7 @@ class Activator:
         if ask.certificate_der is None:
             raise NoCertificate
         marble, package = find_marble(manifest, ask.marble_type)
-        claims = await self._verify(ask.quote, ask.certificate_der, package)
+        claims = await self._verify(ask.quote, ask.certificate_der, manifest, package)
         check_budget(ask.marble_type, marble, records.activations.get(ask.marble_type, 0))
         uuid = normalise_uuid(ask.uuid)
         try:
@@ -144,19 +144,23 @@ class Activator:
             self._admit(candidate, manifest, grant)
         return grant
 
-    async def _verify(self, quote: bytes, certificate_der: bytes, package: Package) -> Claims | None:
+    async def _verify(
+        self, quote: bytes, certificate_der: bytes, manifest: Manifest, package: Package
+    ) -> Claims | None:
         core = self._core
         appraiser = core.ports.appraiser
         if appraiser is None:
             return None  # no attestation at all: whatever was sent could not be judged
+        # Infrastructures have no effect but on this word: see `unsupported`.
+        failed = "invalid infrastructure" if manifest.infrastructures else "invalid quote"
         if not quote:
-            raise VerificationFailed("invalid quote: the Marble sent none, is it running in a TEE?", "no_quote")
+            raise VerificationFailed(f"{failed}: the Marble sent none, is it running in a TEE?", "no_quote")
         try:
             with core.ports.metrics.verification_seconds.time():
                 policy = policy_for(package, Evidence.parse(quote).tee)
                 return await appraiser.appraise(quote, marble_report_data(certificate_der), policy)
         except AttestationError as e:
-            raise VerificationFailed(f"invalid quote: {e}", e.reason) from e
+            raise VerificationFailed(f"{failed}: {explained(e, package)}", e.reason) from e
 
     async def _parameters(self, candidate: _Candidate, records: Records, manifest: Manifest) -> Grant:
         now = self._core.ports.clock()
@@ -203,7 +207,7 @@ class Activator:
                 served=grant.served,
             )
         )
-        core.ports.events.add(ActivationEvent(now, ask.marble_type, candidate.uuid, ask.quote))
+        core.ports.events.add(ActivationEvent(now, ask.marble_type, ask.uuid, ask.quote))
         core.ports.metrics.activated(ask.marble_type, candidate.uuid)
         core.renewer.changed()
         if len(core.identities) >= MAX_INSTANCES:

@@ -2,8 +2,8 @@
 """What `/events` tells: the latest activations, in memory, oldest first.
 
 MarbleRun's list grows without end; here a ring of the newest 1000 stays. With a quote of 5 KiB each, base64 in the
-answer, that is 5 MiB held and 7 MiB sent at most. The names come from the manifest and the UUID is normalised, since
-only successful activations are listed.
+answer, that is 5 MiB held and 7 MiB sent at most. The names come from the manifest and the UUID, as the Marble sent it,
+was one: only successful activations are listed.
 """
 
 from __future__ import annotations

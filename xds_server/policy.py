@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a manifest's package to the attestation library's policy: the one place where the two meet.
+"""From a manifest's package to the attestation library's policy, and back from its errors to the words of the protocol:
+the one place where the two meet.
 
 Pure translation. What the manifest leaves out stays None ("not compared"), and whether the rest is enough to name code
 is the policy's own decision: one that names no code matches nothing.
@@ -8,7 +9,7 @@ is the policy's own decision: one that names no code matches nothing.
 from __future__ import annotations
 
 from manifests.model import Package, TdxPackage
-from sds.attestation.errors import Mismatch, PolicyViolation
+from sds.attestation.errors import AttestationError, BindingMismatch, Mismatch, PolicyViolation, TcbRejected
 from sds.attestation.evidence import Tee
 from sds.attestation.policy import DEFAULT_TCB_STATUSES, Policy, SgxPolicy, TdxPolicy
 
@@ -24,6 +25,25 @@ def policy_for(package: Package, tee: Tee) -> Policy:
         return _sgx(package)
     known = [name for name, there in (("sgx", package.is_sgx), ("tdx", package.tdx is not None)) if there]
     raise PolicyViolation((Mismatch("tee", " or ".join(known) or "another platform", tee.value),))
+
+
+def explained(error: AttestationError, package: Package) -> str:
+    """Why a quote does not pass for `package`: MarbleRun's words for the check, by which people search, then ours."""
+    match error:
+        case BindingMismatch():
+            return f"hash(cert) != report.Data: {error}"
+        case PolicyViolation():
+            expected = ", ".join(f"{mismatch.claim}: {mismatch.want}" for mismatch in error.mismatches)
+            got = ", ".join(f"{mismatch.claim}: {mismatch.got}" for mismatch in error.mismatches)
+            return f"PackageProperties not compliant:\nexpected: {{{expected}}}\ngot: {{{got}}}"
+        case TcbRejected() if error.status in _statuses(package):
+            known = {advisory.upper() for advisory in package.accepted_advisories}
+            extra = " ".join(advisory for advisory in error.advisories if advisory.upper() not in known)
+            return f"TCB status {error.status} contains advisories not accepted by configuration: [{extra}]: {error}"
+        case TcbRejected():
+            return f"TCB level invalid: {error.status}: {error}"
+        case _:
+            return str(error)
 
 
 def _sgx(package: Package) -> SgxPolicy:
