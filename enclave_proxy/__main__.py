@@ -69,6 +69,17 @@ def run(
     ] = None,
     advertise: Annotated[str | None, _option(settings.ADVERTISE, "Where peers find this Marble.", "NAME|IP")] = None,
     run_dir: Annotated[str | None, _option(settings.RUN_DIR, "Where sockets lie.", "DIR")] = None,
+    sds_socket: Annotated[str | None, _option(settings.SDS_SOCKET, "DIR/sds.sock, or off.", "PATH")] = None,
+    workload_socket: Annotated[
+        str | None, _option(settings.WORKLOAD_SOCKET, "SPIFFE Workload API and SDS, DIR/workload.sock, or off.", "PATH")
+    ] = None,
+    socket_mode: Annotated[str | None, _option(settings.SOCKET_MODE, "Of both sockets, 0600.", "MODE")] = None,
+    socket_owner: Annotated[str | None, _option(settings.SOCKET_OWNER, "Of both sockets.", "UID")] = None,
+    socket_group: Annotated[str | None, _option(settings.SOCKET_GROUP, "Of both sockets.", "GID")] = None,
+    socket_allow_uids: Annotated[
+        str | None, _option(settings.SOCKET_UIDS, "Who may connect besides the worker's own user.", "UIDS")
+    ] = None,
+    socket_allow_gids: Annotated[str | None, _option(settings.SOCKET_GIDS, "The same, by group.", "GIDS")] = None,
     admin_addr: Annotated[str | None, _option(settings.ADMIN, "127.0.0.1:15090, or off.", "HOST:PORT")] = None,
     relay: Annotated[str | None, _option(settings.RELAY, "off: a co-located Envoy carries the data.", "on|off")] = None,
     drain_seconds: Annotated[str | None, _option(settings.DRAIN, "From SIGTERM to SIGKILL, 10.", "SECONDS")] = None,
@@ -106,6 +117,7 @@ def _run(flags: dict[str, str], command: tuple[str, ...]) -> int:
         return error.exit_code
     configure(config.log_level, config.log_format, config.simulation)
     logging.getLogger("hpack").setLevel(logging.WARNING)  # it logs every header of every request at debug level
+    logging.getLogger("grpclib.server").setLevel(logging.CRITICAL)  # a traceback for whatever a client does wrong
     log = get_logger("worker", marble_type=config.marble_type)
     # A core dump is every key in one file on the host's disk. The app inherits this and may raise it again.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))

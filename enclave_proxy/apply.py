@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from enclave_proxy.errors import CommandError, ParametersError
+from enclave_proxy.socket_settings import SocketSettings
 from sds.wire.marble_pb2 import Parameters
 
 # The reply as a whole is bounded by the client (4 MiB); these bound what one reply may do to the file system and to
@@ -38,6 +39,9 @@ _LOADERS = (
 )
 # Ours, or set by the activation and by nobody else: a value from outside could only deceive the app.
 _RESERVED = ("MARBLE_PREDEFINED_", "MARBLE_TTLS_CONFIG", "MARBLEMESH_")
+# Where SPIFFE libraries look for the Workload API (SPIFFE Workload Endpoint, section 4). From outside a TEE it would
+# hand the app somebody else's identity and bundle; the manifest may name another endpoint.
+WORKLOAD_ENDPOINT = "SPIFFE_ENDPOINT_SOCKET"
 # Of the worker's own settings the app sees those that MarbleRun's premain leaves it, and no other.
 _KEPT_SETTINGS = frozenset(
     {"EDG_MARBLE_TYPE", "EDG_MARBLE_COORDINATOR_ADDR", "EDG_MARBLE_DNS_NAMES", "EDG_MARBLE_UUID_FILE"}
@@ -110,7 +114,7 @@ def _write_atomically(path: Path, content: bytes) -> None:
 
 
 def app_environment(
-    inherited: Mapping[str, str], parameters: AppParameters, run_dir: Path, sds_socket: Path, *, simulation: bool
+    inherited: Mapping[str, str], parameters: AppParameters, run_dir: Path, sockets: SocketSettings, *, simulation: bool
 ) -> dict[str, str]:
     """What the app sees: the worker's environment without the worker's own settings, then the manifest's, then ours.
 
@@ -120,14 +124,17 @@ def app_environment(
     env = {name: value for name, value in inherited.items() if not _withheld(name, simulation)}
     env |= {name: os.fsdecode(value) for name, value in parameters.env.items()}
     env["MARBLEMESH_RUN_DIR"] = str(run_dir)
-    env["MARBLEMESH_SDS_SOCKET"] = str(sds_socket)
+    if sockets.sds is not None:
+        env["MARBLEMESH_SDS_SOCKET"] = str(sockets.sds)
+    if sockets.workload is not None:
+        env.setdefault(WORKLOAD_ENDPOINT, f"unix://{sockets.workload}")
     return env
 
 
 def _withheld(name: str, simulation: bool) -> bool:
     if name.startswith("EDG_"):
         return name not in _KEPT_SETTINGS
-    return name.startswith(_RESERVED) or (not simulation and name.startswith(_LOADERS))
+    return name.startswith(_RESERVED) or (not simulation and name.startswith((*_LOADERS, WORKLOAD_ENDPOINT)))
 
 
 def app_command(command: Sequence[str], parameters: AppParameters) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ The first four variables are MarbleRun's, so a Marble's existing deployment star
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Literal, Self, TypeVar, cast
 
 from enclave_proxy.errors import ConfigError
+from enclave_proxy.local_path import MAX_PATH, MODE
+from enclave_proxy.socket_settings import SocketSettings, parse_id, parse_ids, parse_mode
 
 T = TypeVar("T")
 
@@ -22,8 +25,8 @@ DEFAULT_MARBLE_API_PORT = 2001
 DEFAULT_CLIENT_API_PORT = 4433
 DEFAULT_XDS_PORT = 18000
 
-# sun_path holds 108 bytes with its final NUL. The longest name that the worker itself adds is "/sds.sock.lock" (14).
-MAX_RUN_DIR = 107 - len("/sds.sock.lock")
+# sun_path holds 108 bytes with its final NUL; the longest socket name that the worker itself adds:
+MAX_RUN_DIR = MAX_PATH - len("/workload.sock")
 
 _HOST = re.compile(r"[A-Za-z0-9_]([-A-Za-z0-9_.]{0,251}[A-Za-z0-9_.])?")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
@@ -81,6 +84,13 @@ ERA_CONFIG = Setting("EDG_MARBLE_ERA_CONFIG", "era-config")
 FINGERPRINT = Setting("EDG_MARBLE_MANIFEST_FINGERPRINT", "manifest-fingerprint")
 ADVERTISE = Setting("EDG_MARBLE_ADVERTISE", "advertise")
 RUN_DIR = Setting("EDG_MARBLE_RUN_DIR", "run-dir")
+SDS_SOCKET = Setting("EDG_MARBLE_SDS_SOCKET", "sds-socket")
+WORKLOAD_SOCKET = Setting("EDG_MARBLE_WORKLOAD_SOCKET", "workload-socket")
+SOCKET_MODE = Setting("EDG_MARBLE_SOCKET_MODE", "socket-mode")
+SOCKET_OWNER = Setting("EDG_MARBLE_SOCKET_OWNER", "socket-owner")
+SOCKET_GROUP = Setting("EDG_MARBLE_SOCKET_GROUP", "socket-group")
+SOCKET_UIDS = Setting("EDG_MARBLE_SOCKET_ALLOW_UIDS", "socket-allow-uids")
+SOCKET_GIDS = Setting("EDG_MARBLE_SOCKET_ALLOW_GIDS", "socket-allow-gids")
 ADMIN = Setting("EDG_MARBLE_ADMIN_ADDR", "admin-addr")
 RELAY = Setting("EDG_MARBLE_RELAY", "relay")
 DRAIN = Setting("EDG_MARBLE_DRAIN_SECONDS", "drain-seconds")
@@ -110,6 +120,7 @@ class WorkerConfig:
     manifest_fingerprint: str | None
     advertise: str
     run_dir: Path
+    sockets: SocketSettings
     admin: HostPort | None
     relay: bool
     drain: float  # seconds
@@ -127,11 +138,6 @@ class WorkerConfig:
     def pinned(self) -> bool:
         """Is the Coordinator attested before anything is asked of it?"""
         return self.era_config is not None
-
-    @property
-    def sds_socket(self) -> Path:
-        """Where a co-located Envoy finds the worker's SDS."""
-        return self.run_dir / "sds.sock"
 
     @classmethod
     def load(
@@ -182,6 +188,7 @@ def _read(reader: _Reader, command: tuple[str, ...], cwd: Path, runtime_dir: Pat
     names = reader.value(DNS_NAMES, own_names, _names)
     dns_names = tuple(name for name in names if not _is_ip(name))
     addresses = tuple(dict.fromkeys(("127.0.0.1", "::1", *(name for name in names if _is_ip(name)))))
+    run_dir = cwd / reader.value(RUN_DIR, runtime_dir / re.sub(r"[^-A-Za-z0-9_.]", "_", marble_type), Path)
     config = WorkerConfig(
         marble_type=marble_type,
         coordinator=coordinator,
@@ -194,7 +201,8 @@ def _read(reader: _Reader, command: tuple[str, ...], cwd: Path, runtime_dir: Pat
         manifest_fingerprint=reader.value(FINGERPRINT, None, _fingerprint),
         # A wildcard is a fine DNS SAN, though nothing that anybody could connect to.
         advertise=reader.value(ADVERTISE, next((name for name in names if name[0] != "*"), "localhost"), _host),
-        run_dir=cwd / reader.value(RUN_DIR, runtime_dir / re.sub(r"[^-A-Za-z0-9_.]", "_", marble_type), Path),
+        run_dir=run_dir,
+        sockets=_sockets(reader, cwd, run_dir),
         admin=reader.value(ADMIN, DEFAULT_ADMIN, _admin),
         relay=reader.value(RELAY, True, _switch),
         drain=reader.value(DRAIN, 10.0, _seconds),
@@ -210,6 +218,21 @@ def _read(reader: _Reader, command: tuple[str, ...], cwd: Path, runtime_dir: Pat
     )
     _cross_check(reader, config)
     return config
+
+
+def _sockets(reader: _Reader, cwd: Path, run_dir: Path) -> SocketSettings:
+    def path(setting: Setting, name: str) -> Path | None:
+        return None if reader.text(setting) == "off" else cwd / (reader.text(setting) or run_dir / name)
+
+    return SocketSettings(
+        sds=path(SDS_SOCKET, "sds.sock"),
+        workload=path(WORKLOAD_SOCKET, "workload.sock"),
+        mode=reader.value(SOCKET_MODE, MODE, parse_mode),
+        owner=reader.value(SOCKET_OWNER, None, parse_id),
+        group=reader.value(SOCKET_GROUP, None, parse_id),
+        allow_uids=reader.value(SOCKET_UIDS, frozenset(), parse_ids),
+        allow_gids=reader.value(SOCKET_GIDS, frozenset(), parse_ids),
+    )
 
 
 def _cross_check(reader: _Reader, config: WorkerConfig) -> None:
@@ -234,6 +257,13 @@ def _cross_check(reader: _Reader, config: WorkerConfig) -> None:
         reader.problem(
             RUN_DIR, f"{str(config.run_dir)!r} is longer than {MAX_RUN_DIR} bytes, a socket in it could not be named"
         )
+    for setting, path in ((SDS_SOCKET, config.sockets.sds), (WORKLOAD_SOCKET, config.sockets.workload)):
+        if path is not None and reader.text(setting) is not None and len(os.fsencode(path)) > MAX_PATH:
+            reader.problem(setting, f"is longer than {MAX_PATH} bytes, a socket cannot have that name")
+    if config.sockets.sds is not None and config.sockets.sds == config.sockets.workload:
+        reader.problem(SDS_SOCKET, f"is also {WORKLOAD_SOCKET.names}: the latter serves both, set this one to `off`")
+    if (contradiction := config.sockets.contradiction) is not None:
+        reader.problem(SOCKET_UIDS if config.sockets.allow_uids else SOCKET_GIDS, contradiction)
     if config.simulated_enclave is not None and not config.simulation:
         reader.problem(SIMULATED_ENCLAVE, f"is set without {SIMULATION.names}: set that too, or unset this")
 

@@ -20,6 +20,7 @@ from grpclib.client import Channel, Stream
 from grpclib.encoding.base import CodecBase
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 from grpclib.protocol import H2Protocol
+from grpclib.protocol import Stream as H2Stream
 
 from enclave_proxy.config import HostPort
 from sds.x509_errors import X509_ERRORS
@@ -100,17 +101,22 @@ def _notice_a_dead_peer(sock: socket.socket) -> None:
 
 
 async def receive(stream: RawStream, limit: int) -> bytes | None:
-    """The next message, None at the end of the stream; at most `limit` bytes.
-
-    grpclib's own `recv_message` believes the length in front of a message (up to 4 GiB) and opens the flow control
-    window for it; so its three lines are here once more, with the bound before the read.
-    """
+    """The next message, None at the end of the stream; at most `limit` bytes."""
     if stream.initial_metadata is None:
         await stream.recv_initial_metadata()
     if stream.trailing_metadata is not None:  # a "trailers-only" answer
         return None
-    raw = stream._stream
     with stream._wrapper:
+        return await read_message(stream._stream, limit)
+
+
+async def read_message(raw: H2Stream, limit: int) -> bytes | None:
+    """The next message of an HTTP/2 stream. Raises grpclib's ProtocolError for one that is longer than `limit`.
+
+    grpclib's own `recv_message` believes the length in front of a message (up to 4 GiB) and opens the flow control
+    window for it; so its three lines are here once more, with the bound before the read.
+    """
+    try:
         head = await raw.recv_data(5)
         if not head:
             return None
@@ -119,10 +125,12 @@ async def receive(stream: RawStream, limit: int) -> bytes | None:
             raise ProtocolError(
                 f"message of {length} bytes (compressed: {bool(compressed)}), at most {limit} are accepted"
             )
-        try:
-            return await raw.recv_data(length)
-        except AssertionError as error:  # grpclib's word for a body that ends before its length says
-            raise ProtocolError(f"message of {length} bytes was cut short") from error
+        body = await raw.recv_data(length)
+    except AssertionError as error:  # grpclib's word for a body that ends before its length says
+        raise ProtocolError("message was cut short") from error
+    if len(body) != length:
+        raise ProtocolError("message was cut short")
+    return body
 
 
 def describe(error: BaseException) -> str:

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from enclave_proxy.counters import RelayCounters
 from enclave_proxy.identity_store import IdentityStore
+from enclave_proxy.local_counters import LocalCounters
 from enclave_proxy.session import Session
 
 
@@ -23,6 +24,7 @@ class Health:
     store: IdentityStore | None = None
     session: Session | None = None
     counters: RelayCounters | None = None
+    sockets: list[LocalCounters] = field(default_factory=list)
     app_running: bool = False
     ending: bool = False
     revoked: str = ""

@@ -1,29 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The newest credentials, for everybody who needs them: the stream to the Coordinator, the local SDS socket, the admin.
+"""The newest credentials, for everybody who needs them: the stream to the Coordinator, the local sockets, the admin.
 
 What stands here has passed the check that a peer would make; a pushed identity that fails it never gets here.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
 
 from enclave_proxy.bootstrap import Credentials
+from enclave_proxy.local_secrets import NOTHING, is_own_name, local_view
 from sds.discovery_types import View
-from sds.identity import IdentityError
 from sds.latest import Latest
 from sds.material import Identity, TrustBundle, check_bundle, check_identity
-from sds.resources import BUNDLE_NAME, IDENTITY_NAME, SECRET, bundle_secret, identity_secret
+from sds.resources import BUNDLE_NAME, IDENTITY_NAME
 
 
 class IdentityStore:
-    """One writer (whoever handles the stream), many readers."""
+    """One writer (whoever handles the stream), many readers.
+
+    `view` is what the SDS socket gives, `shared` what the Workload API is made from: None once this Marble is none.
+    """
 
     def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials
-        self.view: Latest[View] = Latest(_view(credentials))
+        self._presented: dict[str, Identity] = {}
+        self.shared: Latest[Credentials | None] = Latest(credentials)
+        self.view: Latest[View] = Latest(local_view(credentials, self._presented))
 
     @property
     def credentials(self) -> Credentials:
@@ -40,31 +45,34 @@ class IdentityStore:
                 check_bundle(secret, now, pinned_leaves=name != BUNDLE_NAME)
 
     async def accept(self, name: str, secret: Identity | TrustBundle) -> None:
-        """Publish a checked secret if it is our identity or bundle; other names are the relay's business alone."""
+        """Publish a checked secret: our identity, our bundle, or a certificate of the manifest. Bundles of single ports
+        are the relay's business alone."""
         match name, secret:
             case (n, Identity()) if n == IDENTITY_NAME:
                 await self.adopt(replace(self._credentials, identity=secret))
             case (n, TrustBundle()) if n == BUNDLE_NAME:
                 await self.adopt(replace(self._credentials, bundle=secret))
+            case (n, Identity()) if not is_own_name(n):
+                self._presented[n] = secret
+                await self._publish()
+
+    async def forget(self, names: Iterable[str]) -> None:
+        """These certificates are not this Marble's to present any more. Whoever has one already keeps it."""
+        dropped = [self._presented.pop(name) for name in names if name in self._presented]
+        if dropped:
+            await self._publish()
 
     async def adopt(self, credentials: Credentials) -> None:
         """Replace everything at once."""
         self._credentials = credentials
-        await self.view.publish(_view(credentials))
+        await self._publish()
+        await self.shared.publish(credentials)
 
     async def withdraw(self) -> None:
         """Give nothing to anybody any more: this Marble was turned out of the mesh."""
-        await self.view.publish({SECRET: {}})
+        self._presented.clear()
+        await self.view.publish(NOTHING)
+        await self.shared.publish(None)
 
-
-def _view(credentials: Credentials) -> View:
-    """Under the names that Istio and SPIRE users write, and by SPIFFE ID and trust domain, as the Coordinator does."""
-    identities, bundles = [IDENTITY_NAME], [BUNDLE_NAME]
-    # A MarbleRun Coordinator's leaf has no SPIFFE ID.
-    with suppress(IdentityError):
-        spiffe_id = credentials.identity.spiffe_id
-        identities.append(str(spiffe_id))
-        bundles.append(f"spiffe://{spiffe_id.trust_domain}")
-    secrets = [identity_secret(name, credentials.identity) for name in identities]
-    secrets += [bundle_secret(name, credentials.bundle) for name in bundles]
-    return {SECRET: {secret.name: secret for secret in secrets}}
+    async def _publish(self) -> None:
+        await self.view.publish(local_view(self._credentials, self._presented))

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from enclave_proxy.counters import RelayCounters
 from enclave_proxy.health import Health
 from enclave_proxy.identity_store import IdentityStore
+from enclave_proxy.local_metrics import local_metrics
 from enclave_proxy.session import XdsStatus
 
 _PREFIX = "marblemesh_worker_"
@@ -48,6 +49,7 @@ class WorkerCollector(Collector):
             yield from _control_plane(health.session.status)
         if health.counters is not None:
             yield from _relay(health.counters)
+        yield from local_metrics(health.sockets)
 
 
 def _certificates(store: IdentityStore) -> Iterator[Metric]:

@@ -29,6 +29,7 @@ from enclave_proxy.relay_config import Membership, RelayConfig
 from enclave_proxy.route_parts import Local
 from enclave_proxy.routes import Pushed, build
 from sds.discovery_client import DeltaClient, Update
+from sds.discovery_subscription import WILDCARD
 from sds.material import Identity, MaterialError, TrustBundle
 from sds.resources import (
     BUNDLE_NAME,
@@ -170,13 +171,14 @@ class Session:
         for name in update.removed:
             code, text = update.errors.get(name, (0, "no longer there"))
             self._log.warning("secret not given, the last good one stays", secret=name, code=code, reason=text)
+        await self._store.forget(update.removed)
         self._membership = membership
         if self._relay is not None:
             self._relay.update_membership(membership)
         self.pushed = self.pushed.with_secrets(secrets)
         for name, material in secrets.items():
             await self._store.accept(name, material)
-            if isinstance(material, Identity):
+            if isinstance(material, Identity) and not name.startswith("spiffe://"):  # `default` once more
                 self._log.info("new identity", secret=name, expires=material.not_after.isoformat())
         return await self._try(self.pushed)
 
@@ -210,8 +212,9 @@ class Session:
         self._unapplied = False
 
     def _resubscribe(self) -> None:
-        members = set() if self._relay is None else {REVOKED_NAME, TYPES_NAME}
-        self.client.want(SECRET, self.pushed.wanted_secrets() | members)
+        # Without listeners of our own nothing says which certificates of the manifest an Envoy here may ask for: all.
+        more = {WILDCARD} if self._relay is None else {REVOKED_NAME, TYPES_NAME}
+        self.client.want(SECRET, self.pushed.wanted_secrets() | more)
         self.client.want(ENDPOINT, self.pushed.wanted_endpoints())
 
 

@@ -21,7 +21,7 @@ import random
 import signal
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,13 +35,13 @@ from enclave_proxy.backoff import Backoff
 from enclave_proxy.bootstrap import Activation, Activator, Credentials
 from enclave_proxy.child import Child
 from enclave_proxy.config import ERA_CONFIG, WorkerConfig
-from enclave_proxy.errors import ProxyError, Revoked, StartError
+from enclave_proxy.errors import ProxyError, Revoked
 from enclave_proxy.health import Health
 from enclave_proxy.identity_store import IdentityStore
 from enclave_proxy.instance import RunDirectory, load_or_create_uuid
+from enclave_proxy.local_sockets import local_servers
 from enclave_proxy.relay import Relay
 from enclave_proxy.route_parts import Local
-from enclave_proxy.sds_socket import SdsSocket
 from enclave_proxy.session import Session
 from enclave_proxy.signals import Signals
 from enclave_proxy.surroundings import Surroundings, look_around
@@ -112,7 +112,7 @@ class Worker:
     ) -> int:
         config = self.config
         store = health.store = IdentityStore(activation.credentials)
-        async with self._relay(health) as relay, self._sds_socket(store), asyncio.TaskGroup() as services:
+        async with self._relay(health) as relay, self._sockets(health, surroundings), asyncio.TaskGroup() as services:
             local = Local(config.run_dir, refuse_plain_tcp=surroundings.loopback_is_public)
             session = health.session = Session(self._node(activator.uuid), store, relay, local, utc_now, self.log)
             client = XdsClient(
@@ -146,7 +146,7 @@ class Worker:
         self, command: tuple[str, ...], parameters: AppParameters, serving: _Serving, health: Health
     ) -> int:
         config = self.config
-        env = app_environment(self.env, parameters, config.run_dir, config.sds_socket, simulation=config.simulation)
+        env = app_environment(self.env, parameters, config.run_dir, config.sockets, simulation=config.simulation)
         child = await Child.start(command, env)
         self.signals.attach(child)
         health.app_running = True
@@ -223,16 +223,16 @@ class Worker:
             await relay.close(min(FLUSH, self.config.drain))
 
     @asynccontextmanager
-    async def _sds_socket(self, store: IdentityStore) -> AsyncIterator[None]:
-        socket = SdsSocket(store.view, self.log)
-        try:
-            await socket.start(self.config.sds_socket)
-        except OSError as error:
-            raise StartError(f"cannot listen on {str(self.config.sds_socket)!r}: {error.strerror}") from error
-        try:
+    async def _sockets(self, health: Health, surroundings: Surroundings) -> AsyncIterator[None]:
+        assert health.store is not None
+        one_enclave = surroundings.loopback_is_public
+        servers = local_servers(self.config.sockets, health.store, one_enclave=one_enclave, now=utc_now, log=self.log)
+        health.sockets = [server.counters for server, _ in servers]
+        async with AsyncExitStack() as stack:
+            for server, place in servers:
+                stack.push_async_callback(server.stop)
+                await server.start(place)
             yield
-        finally:
-            await socket.stop()
 
     def _activator(self, uuid: str, surroundings: Surroundings) -> Activator:
         config = self.config

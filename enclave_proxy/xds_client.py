@@ -3,6 +3,8 @@
 
 The server must chain to the Coordinator root of our activation and carry the DNS name that no Marble can get. When the
 stream is gone, everything in force stays in force; we come back with the newest identity and say what we hold already.
+A stream that the server ends with OK has been open for as long as it lets one be (so that workers spread over several
+Coordinators): that is no fault, and nothing is said about it.
 
 A Coordinator that has lost its state has a new CA, so it looks like an impostor, and may be one. With a pin there is a
 way to tell: attest it, and if it is the one that was meant, activate again and go over to its CA. Without a pin the
@@ -145,7 +147,9 @@ class XdsClient:
                 await stream.recv_trailing_metadata()
         finally:
             channel.close()
-        raise ConnectionResetError("the server ended the stream")
+        if not self._session.status.connected:
+            raise ConnectionResetError("the server ended the stream before it said anything")
+        self._log.debug("control plane ended the stream in good order", address=str(self._address))
 
     def _greet(self) -> None:
         if not self._session.status.connected:

@@ -16,13 +16,12 @@ import pytest
 
 from enclave_proxy.bootstrap import Credentials
 from enclave_proxy.identity_store import IdentityStore
-from enclave_proxy.sds_socket import SdsSocket
-from sds.logs import get_logger
 from sds.material import Identity, TrustBundle
 from sds.resources import BUNDLE_NAME, IDENTITY_NAME
 from sds.tls import client_context
 from tests.kit.envoy import ads_bootstrap, free_port, running_envoy, until
 from tests.kit.envoy_town import echo_app, sds_bootstrap, serving, write_identity
+from tests.kit.local_socket import sds, serving_on
 from tests.kit.pki import make_ca, marble, now
 from tests.kit.xds_mesh import Town, manifest
 from xds_server.rotation import Pace
@@ -148,8 +147,6 @@ async def test_an_envoy_beside_a_worker_follows_what_the_worker_was_given(increm
     new = old.rotate(now())
     both = TrustBundle(old.bundle.pem + new.bundle.pem)
     store = IdentityStore(Credentials(marble(old), old.bundle, TrustBundle(old.chain_pem)))
-    sds = SdsSocket(store.view, get_logger("test"))
-    await sds.start(tmp_path / "sds.sock")
 
     async def reaches(peer: Identity, bundle: TrustBundle, wanted: bool = True) -> None:
         async with asyncio.timeout(5):
@@ -157,7 +154,7 @@ async def test_an_envoy_beside_a_worker_follows_what_the_worker_was_given(increm
                 await asyncio.sleep(0.01)
 
     before, after = marble(old, "peer"), marble(new, "peer")
-    try:
+    async with serving_on(tmp_path / "sds.sock", sds(store.view)):
         bootstrap = sds_bootstrap(port, incremental=incremental)
         async with echo_app(tmp_path / "app.sock"), running_envoy(bootstrap, tmp_path) as envoy:
             assert await until(lambda: envoy.active_secrets() == {IDENTITY_NAME, BUNDLE_NAME})
@@ -172,5 +169,3 @@ async def test_an_envoy_beside_a_worker_follows_what_the_worker_was_given(increm
             await reaches(before, both, wanted=False)
             await reaches(after, new.bundle)
             assert envoy.rejected() == {}
-    finally:
-        await sds.stop()

@@ -13,16 +13,15 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from enclave_proxy.sds_socket import SdsSocket
 from sds.discovery import View
 from sds.keys import PrivateKey
 from sds.latest import Latest
-from sds.logs import get_logger
 from sds.material import Identity
 from sds.resources import BUNDLE_NAME, IDENTITY_NAME, SECRET, bundle_secret, identity_secret
 from sds.tls import client_context
 from tests.kit.envoy import ads_bootstrap, free_port, running_envoy, until
 from tests.kit.envoy_town import echo_app, plain_exchange, sds_bootstrap, serving, write_identity, write_pem
+from tests.kit.local_socket import sds, serving_on
 from tests.kit.xds_mesh import Town, gateway_certificate, manifest
 from xds_server.ads import XdsServer
 from xds_server.mesh import ActiveMarble
@@ -242,9 +241,7 @@ async def test_envoy_takes_and_follows_secrets_from_the_workers_socket(increment
     web, voting = town.activate("web"), town.activate("voting")
     tls = client_context(voting.identity, town.ca.bundle)
     views: Latest[View] = Latest(secrets_view(web.identity, town))
-    sds = SdsSocket(views, get_logger("test"))
-    await sds.start(tmp_path / "sds.sock")
-    try:
+    async with serving_on(tmp_path / "sds.sock", sds(views)):
         bootstrap = sds_bootstrap(port, incremental=incremental)
         async with echo_app(tmp_path / "app.sock"), running_envoy(bootstrap, tmp_path) as envoy:
             assert await until(lambda: envoy.active_secrets() == {IDENTITY_NAME, BUNDLE_NAME})
@@ -255,5 +252,3 @@ async def test_envoy_takes_and_follows_secrets_from_the_workers_socket(increment
                     while await exchange(port, tls) != identity.leaf:
                         pass
             assert envoy.rejected() == {}
-    finally:
-        await sds.stop()

@@ -246,8 +246,8 @@ async def test_without_relay_only_identities_are_kept_fresh(mesh: MeshHarness) -
     web = await mesh.start_worker("web", *SLEEP, flags=("--relay", "off"))
     await web.ready()
     await web.logged("new identity")
-    assert sorted(p.name for p in web.run_dir.iterdir() if p.is_socket()) == ["sds.sock"]
-    assert "connections_accepted" not in (await web.admin("/metrics"))[1]
+    assert sorted(p.name for p in web.run_dir.iterdir() if p.is_socket()) == ["sds.sock", "workload.sock"]
+    assert "worker_connections_accepted" not in (await web.admin("/metrics"))[1]
 
 
 async def test_without_a_tee_and_without_simulation_nothing_starts(mesh: MeshHarness) -> None:

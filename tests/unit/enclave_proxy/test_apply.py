@@ -12,7 +12,11 @@ from hypothesis import strategies as st
 from enclave_proxy import apply
 from enclave_proxy.apply import AppParameters, app_command, app_environment, write_files
 from enclave_proxy.errors import CommandError, ParametersError
+from enclave_proxy.socket_settings import SocketSettings
 from sds.wire.marble_pb2 import Parameters
+
+SOCKETS = SocketSettings(sds=Path("/run/m/sds.sock"), workload=Path("/run/m/workload.sock"))
+ENDPOINT = "unix:///run/m/workload.sock"
 
 
 def parsed(**members: object) -> AppParameters:
@@ -20,7 +24,7 @@ def parsed(**members: object) -> AppParameters:
 
 
 def environment(inherited: dict[str, str], parameters: AppParameters, *, simulation: bool = True) -> dict[str, str]:
-    return app_environment(inherited, parameters, Path("/run/m"), Path("/run/m/sds.sock"), simulation=simulation)
+    return app_environment(inherited, parameters, Path("/run/m"), SOCKETS, simulation=simulation)
 
 
 def test_files_are_private_and_their_parents_too(tmp_path: Path) -> None:
@@ -78,6 +82,7 @@ def test_the_manifest_overrides_what_is_inherited() -> None:
     assert os.fsencode(env["RAW"]) == b"\xff"
     assert env["MARBLEMESH_RUN_DIR"] == "/run/m"
     assert env["MARBLEMESH_SDS_SOCKET"] == "/run/m/sds.sock"
+    assert env["SPIFFE_ENDPOINT_SOCKET"] == ENDPOINT
 
 
 def test_the_workers_own_settings_do_not_reach_the_app() -> None:
@@ -93,14 +98,28 @@ def test_the_workers_own_settings_do_not_reach_the_app() -> None:
         "EDG_MARBLE_TYPE": "web",
         "MARBLEMESH_RUN_DIR": "/run/m",
         "MARBLEMESH_SDS_SOCKET": "/run/m/sds.sock",
+        "SPIFFE_ENDPOINT_SOCKET": ENDPOINT,
     }
+
+
+def test_a_workload_endpoint_of_the_manifest_stays_and_in_a_tee_none_of_the_hosts_does() -> None:
+    elsewhere = {"SPIFFE_ENDPOINT_SOCKET": "tcp://192.0.2.1:1"}
+    assert environment(elsewhere, parsed())["SPIFFE_ENDPOINT_SOCKET"] == "tcp://192.0.2.1:1"
+    assert environment(elsewhere, parsed(), simulation=False)["SPIFFE_ENDPOINT_SOCKET"] == ENDPOINT
+    own = parsed(env={"SPIFFE_ENDPOINT_SOCKET": b"unix:///agent"})
+    assert environment(elsewhere, own, simulation=False)["SPIFFE_ENDPOINT_SOCKET"] == "unix:///agent"
+
+
+def test_a_socket_that_is_off_is_not_named() -> None:
+    off = SocketSettings(sds=None, workload=None)
+    assert app_environment({}, parsed(), Path("/r"), off, simulation=True) == {"MARBLEMESH_RUN_DIR": "/r"}
 
 
 def test_in_a_tee_the_hosts_loader_variables_are_dropped_but_not_the_manifests() -> None:
     hostile = {"LD_PRELOAD": "/tmp/x.so", "PYTHONPATH": "/tmp", "SSLKEYLOGFILE": "/tmp/k", "NODE_OPTIONS": "-r x"}
     parameters = parsed(env={"LD_LIBRARY_PATH": b"/opt/lib"})
     in_tee = environment(hostile | {"PATH": "/bin"}, parameters, simulation=False)
-    assert {n for n in in_tee if not n.startswith("MARBLEMESH")} == {"PATH", "LD_LIBRARY_PATH"}
+    assert {n for n in in_tee if not n.startswith(("MARBLEMESH", "SPIFFE"))} == {"PATH", "LD_LIBRARY_PATH"}
     assert environment(hostile, parameters, simulation=True).items() >= hostile.items()
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from enclave_proxy.config import HostPort, WorkerConfig
 from enclave_proxy.errors import ConfigError
+from enclave_proxy.socket_settings import SocketSettings
 
 TYPE = {"EDG_MARBLE_TYPE": "web"}
 
@@ -56,6 +57,15 @@ def test_a_missing_type_is_named_with_the_way_out() -> None:
         ("EDG_MARBLE_MANIFEST_FINGERPRINT", "abc", "64 hexadecimal"),
         ("EDG_MARBLE_ADVERTISE", "elsewhere", "not among this Marble's own names"),
         ("EDG_MARBLE_RUN_DIR", "/" + "x" * 100, "longer than"),
+        ("EDG_MARBLE_SDS_SOCKET", "x" * 108, "longer than 107"),
+        ("EDG_MARBLE_SDS_SOCKET", "/run/marblemesh/web/workload.sock", "set this one to `off`"),
+        ("EDG_MARBLE_SOCKET_MODE", "666x", "not the mode of a socket"),
+        ("EDG_MARBLE_SOCKET_MODE", "0066", "rw for the owner"),
+        ("EDG_MARBLE_SOCKET_OWNER", "root", "not the number of a user"),
+        ("EDG_MARBLE_SOCKET_GROUP", "4294967295", "not the number of a user or group"),
+        ("EDG_MARBLE_SOCKET_ALLOW_UIDS", "1000,65534", "every user or group that is unknown here"),
+        ("EDG_MARBLE_SOCKET_ALLOW_UIDS", "1000", "users that mode 0600 keeps out"),
+        ("EDG_MARBLE_SOCKET_ALLOW_GIDS", ",".join(map(str, range(300))), "at most 256"),
         ("EDG_MARBLE_RELAY", "perhaps", "neither on nor off"),
         ("EDG_MARBLE_DRAIN_SECONDS", "-1", "not within"),
         ("EDG_MARBLE_DRAIN_SECONDS", "soon", "could not convert"),
@@ -68,6 +78,30 @@ def test_a_wrong_value_is_named_with_its_variable(name: str, value: str, complai
     with pytest.raises(ConfigError, match=complaint) as caught:
         load(TYPE | {name: value})
     assert name in str(caught.value)
+
+
+def test_sockets_lie_in_the_run_directory_unless_told_otherwise() -> None:
+    assert load().sockets == SocketSettings(
+        sds=Path("/run/marblemesh/web/sds.sock"), workload=Path("/run/marblemesh/web/workload.sock")
+    )
+    flags = {
+        "sds-socket": "off",
+        "workload-socket": "/run/spire/agent.sock",
+        "socket-mode": "0660",
+        "socket-owner": "1",
+        "socket-group": "2",
+        "socket-allow-uids": "1000, 1001",
+        "socket-allow-gids": "2",
+    }
+    assert load(flags=flags).sockets == SocketSettings(
+        sds=None,
+        workload=Path("/run/spire/agent.sock"),
+        mode=0o660,
+        owner=1,
+        group=2,
+        allow_uids=frozenset({1000, 1001}),
+        allow_gids=frozenset({2}),
+    )
 
 
 def test_all_errors_come_at_once() -> None:

@@ -146,20 +146,31 @@ async def test_a_new_root_is_followed_bundle_first_and_never_identity_first() ->
     assert (talk.store.credentials.identity, talk.store.credentials.bundle) == (renewed, new.bundle)
 
 
-async def test_identity_and_bundle_are_offered_by_their_spiffe_names_too() -> None:
+async def test_a_renewed_identity_is_offered_to_local_clients_at_once_and_nothing_after_a_withdrawal() -> None:
     talk = Talk()
     renewed = marble(talk.ca)
     await talk.push(SECRET, [identity_secret("default", renewed)])
-    offered = {name: read_secret(secret.body) for name, secret in talk.store.view.value[SECRET].items()}
-    domain = f"spiffe://{talk.ca.trust_domain}"
-    assert offered == {
-        "default": ("default", renewed),
-        str(renewed.spiffe_id): (str(renewed.spiffe_id), renewed),
-        "ROOTCA": ("ROOTCA", talk.ca.bundle),
-        domain: (domain, talk.ca.bundle),
-    }
+    offered = talk.store.view.value[SECRET]
+    assert read_secret(offered["default"].body) == ("default", renewed)
+    assert read_secret(offered[str(renewed.spiffe_id)].body)[1] == renewed
+    assert talk.store.shared.value == talk.store.credentials
     await talk.store.withdraw()
     assert talk.store.view.value == {SECRET: {}}
+    assert talk.store.shared.value is None
+
+
+async def test_a_certificate_of_the_manifest_is_offered_by_its_name_until_it_is_taken_away() -> None:
+    talk = Talk(relay=None)
+    assert talk.session.client.wanted(SECRET) == {"default", "ROOTCA", "*"}
+    own, other = marble(other_ca()), marble(talk.ca)
+    pushed = [identity_secret("shop", own), identity_secret(str(other.spiffe_id), other)]
+    assert await talk.push(SECRET, [*pushed, bundle_secret("ROOTCA|8080", talk.ca.bundle)]) == ""
+    offered = talk.store.view.value[SECRET]
+    assert read_secret(offered["shop"].body)[1] == own
+    assert {str(other.spiffe_id), "ROOTCA|8080"}.isdisjoint(offered)
+    await talk.push(SECRET, removed=["shop", "ROOTCA"])
+    assert "shop" not in talk.store.view.value[SECRET]
+    assert "ROOTCA" in talk.store.view.value[SECRET]
 
 
 async def test_a_push_that_cannot_be_enforced_changes_nothing() -> None:
