@@ -119,7 +119,10 @@ async def test_a_forged_marble_gets_nothing_but_the_name_of_the_check(
     who = MarbleCredentials.make()
     port = running.port("mesh")
     other = platform.issuer(SimulatedEnclave.default("something else"))
-    for quote, text in ((who.quote(other), "expected: {product id: 7, security version: at least 3}"), (b"", "the Marble sent none")):
+    for quote, text in (
+        (who.quote(other), "expected: {product id: 7, security version: at least 3}"),
+        (b"", "the Marble sent none"),
+    ):
         with pytest.raises(GRPCError) as caught:
             await activate("127.0.0.1", port, who, quote, "web")
         assert caught.value.status is Status.PERMISSION_DENIED
