@@ -133,6 +133,16 @@ async def read_message(raw: H2Stream, limit: int) -> bytes | None:
     return body
 
 
+def ended_in_order(stream: RawStream) -> bool:
+    """Whether the server has ended the stream with OK.
+
+    It may do so while we have not: then HTTP/2 has it reset the stream after its last word, which grpclib takes for a
+    failure of the connection.
+    """
+    raw = getattr(stream, "_stream", None)  # there is none before the request is out
+    return raw is not None and dict(raw.trailers or ()).get("grpc-status") == "0"
+
+
 def describe(error: BaseException) -> str:
     """What went wrong with a channel, in one line for an operator."""
     match error:

@@ -23,14 +23,22 @@ from collections.abc import Awaitable, Callable
 
 from cryptography import x509
 from grpclib.const import Cardinality, Status
-from grpclib.exceptions import GRPCError
+from grpclib.exceptions import GRPCError, StreamTerminatedError
 from structlog.typing import FilteringBoundLogger
 
 from enclave_proxy.backoff import Backoff
 from enclave_proxy.bootstrap import Credentials
 from enclave_proxy.config import HostPort
 from enclave_proxy.errors import ProxyError
-from enclave_proxy.grpc_channel import CHANNEL_ERRORS, RawStream, SecureChannel, describe, receive, tls_reason
+from enclave_proxy.grpc_channel import (
+    CHANNEL_ERRORS,
+    RawStream,
+    SecureChannel,
+    describe,
+    ended_in_order,
+    receive,
+    tls_reason,
+)
 from enclave_proxy.identity_store import IdentityStore
 from enclave_proxy.session import Session
 from sds.discovery_client import MAX_RESPONSE_BYTES
@@ -132,8 +140,9 @@ class XdsClient:
         channel = SecureChannel(
             self._address, context, check_coordinator, sni=COORDINATOR_DNS_NAME, timeout=CONNECT_TIMEOUT
         )
+        stream = channel.request(DELTA_ADS, Cardinality.STREAM_STREAM, bytes, bytes)
         try:
-            async with channel.request(DELTA_ADS, Cardinality.STREAM_STREAM, bytes, bytes) as stream:
+            async with stream:
                 self._session.client.connected()
                 await self._send(stream)
                 while (body := await receive(stream, MAX_RESPONSE_BYTES)) is not None:
@@ -145,6 +154,9 @@ class XdsClient:
                         self.progress.set()
                 await stream.end()
                 await stream.recv_trailing_metadata()
+        except StreamTerminatedError:
+            if not ended_in_order(stream):
+                raise
         finally:
             channel.close()
         if not self._session.status.connected:

@@ -9,6 +9,7 @@ incremental. The unary `Fetch…` methods are for polling clients and are not se
 
 from __future__ import annotations
 
+import math
 import random
 import secrets
 import time
@@ -92,6 +93,8 @@ class Streams:
                 self._metrics.ack_timeouts.inc()
                 session.end(ProtocolError("DEADLINE_EXCEEDED", "the client does not answer the responses that it gets"))
             elif now >= leave_at:
+                self._metrics.aged.inc()
+                self._leave_at[session] = math.inf
                 session.leave()
 
     def handlers(self) -> dict[str, Handler]:
