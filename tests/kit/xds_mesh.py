@@ -75,10 +75,11 @@ class Town:
         *,
         pace: Pace = PROMPT,
         live: bool = False,
+        mesh: Callable[..., Mesh] = Mesh,
     ) -> None:
         self._time = None if live else datetime.now(UTC)
         self.ca = ca or CertificateAuthority.create(["localhost"], [], self.time)
-        self.mesh = Mesh(lambda: self.time, pace=pace)
+        self.mesh = mesh(lambda: self.time, pace=pace)
         self.manifest = what
         self.names: dict[tuple[str, str], tuple[str, str]] = {}
         self.mesh.configure(what, self.ca)
