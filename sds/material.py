@@ -112,14 +112,8 @@ def check_identity(identity: Identity, bundle: TrustBundle, now: datetime) -> No
 
     `now` must be aware. Revocation is not checked: identities are short-lived, and a root that is gone revokes.
     """
-    for position, certificate in enumerate(identity.certificates):
-        _check_dates(certificate, "leaf" if position == 0 else f"chain certificate {position + 1}", now)
-    _check_leaf(identity.leaf)
-    for position, (certificate, issuer) in enumerate(pairwise(identity.certificates)):
-        try:
-            check_issued_by(certificate, issuer, intermediates=position)
-        except MaterialError as e:
-            raise MaterialError(f"chain is not in order at certificate {position + 1}: {e}") from None
+    check_chain(identity, now)
+    check_leaf(identity.leaf)
     # From the top: a chain that ends in the anchor itself needs no further signature check.
     if not any(
         _is_anchored(certificate, anchor, position, now)
@@ -131,17 +125,29 @@ def check_identity(identity: Identity, bundle: TrustBundle, now: datetime) -> No
         )
 
 
+def check_chain(identity: Identity, now: datetime) -> None:
+    """Raise MaterialError unless every certificate of the chain is valid at `now` and issued by the one behind it."""
+    for position, certificate in enumerate(identity.certificates):
+        _check_dates(certificate, "leaf" if position == 0 else f"chain certificate {position + 1}", now)
+    for position, (certificate, issuer) in enumerate(pairwise(identity.certificates)):
+        try:
+            check_issued_by(certificate, issuer, intermediates=position)
+        except MaterialError as e:
+            raise MaterialError(f"chain is not in order at certificate {position + 1}: {e}") from None
+
+
 def check_bundle(bundle: TrustBundle, now: datetime, *, pinned_leaves: bool = False) -> None:
     """Raise MaterialError unless every certificate of the bundle can verify a peer at `now`.
 
     With `pinned_leaves` certificates that are no CAs may stand beside at least one CA: each of them admits only itself
-    (a gateway's own certificate), because OpenSSL and Envoy let no certificate without the CA flag issue another.
+    (a gateway's own certificate), because OpenSSL and Envoy let no certificate without the CA flag issue another. One
+    that has expired admits nobody, and must not keep the bundle from bringing a new root.
     """
     cas = 0
     for position, certificate in enumerate(bundle.certificates, start=1):
-        _check_dates(certificate, f"bundle certificate {position}", now)
         if pinned_leaves and not is_ca(certificate):
             continue
+        _check_dates(certificate, f"bundle certificate {position}", now)
         try:
             _check_can_issue(certificate, intermediates=0)
         except MaterialError as e:
@@ -195,25 +201,41 @@ def _check_dates(certificate: x509.Certificate, what: str, now: datetime) -> Non
         raise MaterialError(f"{what} expired at {certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}")
 
 
-def _check_leaf(leaf: x509.Certificate) -> None:
+def check_leaf(leaf: x509.Certificate) -> None:
+    """Raise MaterialError unless this can be a mesh identity: no CA, a strong key, for servers and for clients."""
     if is_ca(leaf):
         raise MaterialError("leaf is a CA certificate: a peer could issue identities with it")
+    usage = _key_usage(leaf)
+    if usage is not None and (usage.key_cert_sign or usage.crl_sign):
+        raise MaterialError("leaf's key usage allows signing certificates or CRLs")
+    check_server(leaf)
+    _check_purpose(leaf, "clientAuth")
+
+
+def check_server(leaf: x509.Certificate) -> None:
+    """Raise MaterialError unless a TLS 1.3 server can present this, to whoever believes it."""
     _check_strength(leaf)
+    usage = _key_usage(leaf)
+    if usage is not None and not usage.digital_signature:
+        raise MaterialError("leaf's key usage lacks digitalSignature, TLS 1.3 cannot use it")
+    _check_purpose(leaf, "serverAuth")
+
+
+def _key_usage(leaf: x509.Certificate) -> x509.KeyUsage | None:
+    """None: an absent extension restricts nothing (RFC 5280, 4.2.1.3)."""
     try:
-        usage = leaf.extensions.get_extension_for_class(x509.KeyUsage).value
-        if not usage.digital_signature:
-            raise MaterialError("leaf's key usage lacks digitalSignature, TLS 1.3 cannot use it")
-        if usage.key_cert_sign or usage.crl_sign:
-            raise MaterialError("leaf's key usage allows signing certificates or CRLs")
+        return leaf.extensions.get_extension_for_class(x509.KeyUsage).value
     except x509.ExtensionNotFound:
-        pass  # an absent extension restricts nothing (RFC 5280, 4.2.1.3)
+        return None
+
+
+def _check_purpose(leaf: x509.Certificate, name: str) -> None:
     try:
-        usages = set(leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+        usages = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound:
         return
-    for name, oid in _EXPECTED_USAGES.items():
-        if oid not in usages:
-            raise MaterialError(f"leaf's extended key usage lacks {name}: peers would refuse it")
+    if _EXPECTED_USAGES[name] not in usages:
+        raise MaterialError(f"leaf's extended key usage lacks {name}: peers would refuse it")
 
 
 def _check_can_issue(issuer: x509.Certificate, intermediates: int) -> None:

@@ -14,7 +14,7 @@ from google.protobuf.any_pb2 import Any
 
 from sds.material import MaterialError, TrustBundle
 from sds.resources import SECRET, Resource, make_resource
-from sds.wire import spiffe_validator_pb2 as pb
+from sds.wire import secret_pb2 as pb
 
 VALIDATOR = "envoy.tls.cert_validator.spiffe"
 CONFIG = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig"
@@ -34,5 +34,6 @@ def spiffe_validator_secret(name: str, bundles: Mapping[str, TrustBundle]) -> Re
         ]
     )
     typed = Any(type_url=CONFIG, value=config.SerializeToString(deterministic=True))
-    context = pb.ValidationContext(custom_validator_config=pb.TypedExtensionConfig(name=VALIDATOR, typed_config=typed))
+    custom = pb.TypedExtensionConfig(name=VALIDATOR, typed_config=typed)
+    context = pb.CertificateValidationContext(custom_validator_config=custom)
     return make_resource(SECRET, name, pb.Secret(name=name, validation_context=context), rank=0)

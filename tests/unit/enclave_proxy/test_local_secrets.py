@@ -13,7 +13,7 @@ from sds.keys import PrivateKey
 from sds.material import Identity, MaterialError, TrustBundle
 from sds.resources import SECRET, read_secret
 from sds.spiffe_validator import CONFIG, VALIDATOR, spiffe_validator_secret
-from sds.wire import spiffe_validator_pb2
+from sds.wire import secret_pb2
 from tests.kit.pki import marble, other_ca, shared_ca
 
 CA = shared_ca()
@@ -35,10 +35,10 @@ def test_identity_and_bundle_stand_under_every_name_that_envoy_users_of_spire_an
 
 
 def test_all_is_envoys_spiffe_validator_with_the_bare_name_of_the_trust_domain() -> None:
-    secret = spiffe_validator_pb2.Secret.FromString(local_view(credentials(), {})[SECRET]["ALL"].body)
+    secret = secret_pb2.Secret.FromString(local_view(credentials(), {})[SECRET]["ALL"].body)
     validator = secret.validation_context.custom_validator_config
     assert (secret.name, validator.name, validator.typed_config.type_url) == ("ALL", VALIDATOR, CONFIG)
-    (domain,) = spiffe_validator_pb2.SpiffeCertValidatorConfig.FromString(validator.typed_config.value).trust_domains
+    (domain,) = secret_pb2.SpiffeCertValidatorConfig.FromString(validator.typed_config.value).trust_domains
     assert (domain.name, domain.trust_bundle.inline_bytes) == (CA.trust_domain, CA.bundle.pem)
 
 

@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2 as grpc_health_pb2
 from grpc_reflection.v1alpha import reflection_pb2 as grpc_reflection_pb2
 
-from sds.wire import csds_pb2, discovery_pb2, envoy_pb2, health_pb2, marble_pb2, reflection_pb2
+from sds.wire import csds_pb2, discovery_pb2, envoy_pb2, health_pb2, marble_pb2, reflection_pb2, secret_pb2
 
 WIRE = Path(__file__).resolve().parents[4] / "sds" / "wire"
 CORE = "envoy.config.core.v3"
@@ -32,12 +32,13 @@ CLUSTER = "envoy.config.cluster.v3"
 HOMES = {
     CORE: (
         "SocketAddress Pipe Address DataSource AggregatedConfigSource ConfigSource TransportSocket Locality Node "
-        "ControlPlane"
+        "ControlPlane TypedExtensionConfig"
     ),
     "envoy.type.matcher.v3": "StringMatcher NodeMatcher",
     TLS: (
         "TlsParameters TlsCertificate SubjectAltNameMatcher CertificateValidationContext SdsSecretConfig "
-        "CommonTlsContext DownstreamTlsContext UpstreamTlsContext GenericSecret Secret"
+        "CommonTlsContext DownstreamTlsContext UpstreamTlsContext GenericSecret Secret "
+        "TlsSessionTicketKeys SpiffeCertValidatorConfig"
     ),
     "envoy.extensions.filters.network.tcp_proxy.v3": "TcpProxy",
     LISTENER: "Filter FilterChain Listener",
@@ -53,6 +54,7 @@ HOMES = {
 }
 RENAMED = {
     "CombinedCertificateValidationContext": (TLS, "CommonTlsContextCombinedCertificateValidationContext"),
+    "TrustDomain": (TLS, "SpiffeCertValidatorConfigTrustDomain"),
     "EdsClusterConfig": (CLUSTER, "ClusterEdsClusterConfig"),
     "GenericXdsConfig": ("envoy.service.status.v3", "ClientConfigGenericXdsConfig"),
 }
@@ -77,7 +79,7 @@ def theirs(name: str) -> Any:
 
 
 def messages() -> Iterator[Descriptor]:
-    for file in (discovery_pb2, envoy_pb2, csds_pb2):
+    for file in (discovery_pb2, envoy_pb2, csds_pb2, secret_pb2):
         yield from file.DESCRIPTOR.message_types_by_name.values()
 
 
@@ -85,7 +87,7 @@ def test_every_message_has_a_counterpart() -> None:
     assert sorted(m.name for m in messages() if m.name not in WHERE) == []
 
 
-@pytest.mark.parametrize("message", list(messages()), ids=lambda m: m.name)
+@pytest.mark.parametrize("message", list(messages()), ids=lambda m: m.full_name)
 def test_fields_have_the_numbers_and_types_of_envoys_own(message: Descriptor) -> None:
     known = {f.name: f.metadata["betterproto"] for f in dataclasses.fields(theirs(message.name))}
     for field in message.fields:
