@@ -1,224 +1,322 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Activation: what a Marble receives, in which order it is checked, and what counts."""
+"""`Activate`, step by step: when it is served, in which order it checks, how it refuses, and what it counts.
+
+Certificates, quotes, secrets and parameters have files of their own.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+import pytest_asyncio
+from grpclib import GRPCError
+from grpclib.const import Status
 
-from sds.identity import MARBLE_TYPE_OID, marble_identity
-from tests.kit.coordinator import Bench, manifest
+from sds.wire.marble_pb2 import Parameters
+from tests.kit.coordinator import PACKAGE, Bench, MemoryStore, manifest
+from tests.kit.deployment import b64
 from tests.kit.marble_client import MarbleCredentials
-from tests.kit.users import user
-from xds_server.activation import Grant
-from xds_server.errors import ActivationRefused, NotIssued
-from xds_server.mesh import AccessDenied
+from tests.kit.marble_deployment import CHAIN, NIL, UUID, MarbleDeployment, Refusal, deployed, somebody, web
+from tests.kit.openssl_judge import x509
+from tests.kit.users import public_pem, recovery_key
 
-UUID = "0a1b2c3d-4e5f-4a5b-8c7d-8e9fa0b1c2d3"
-CHAIN = "MARBLE_PREDEFINED_MARBLE_CERTIFICATE_CHAIN"
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-
-def web(**members: object) -> dict[str, object]:
-    return {"web": {"Package": "app"} | members}
-
-
-async def configured(bench: Bench, secrets: dict[str, object], env: dict[str, str], **members: object) -> None:
-    marbles = web(Parameters={"Env": env}, **members) | {"api": {"Package": "app", "Parameters": {"Env": env}}}
-    await bench.coordinator.set_manifest(manifest(Secrets=secrets, Marbles=marbles))
-
-
-def leaf(grant: Grant) -> x509.Certificate:
-    return x509.load_pem_x509_certificates(grant.env[CHAIN])[0]
+OTHER = "6ba7b810-9dad-41d1-80b4-00c04fd430c8"
+UNSET = {"Env": {"E": "{{ string .Secrets.unset }}"}}
+SECRETS = {"unset": {"Type": "plain", "UserDefined": True}, "own": {"Type": "symmetric-key", "Size": 256}}
+TYPES: dict[str, dict[str, object]] = {
+    "web": {"Package": "app", "Parameters": {"Env": {"KEY": "{{ hex .Secrets.own }}"}}},
+    "foreign": {"Package": "other"},
+    "spent": {"Package": "app", "MaxActivations": 1},
+    "spent-foreign": {"Package": "other", "MaxActivations": 1},
+    "unset": {"Package": "app", "Parameters": UNSET},
+    "limited-unset": {"Package": "app", "Parameters": UNSET, "MaxActivations": 1},
+}
+BAD_CSR = replace(somebody(), csr=b"no request")
 
 
-# --- certificate (4.4, 6)
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def town(machine: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MarbleDeployment]:
+    """Two packages, of which the Marbles here have one; `spent` has used up its budget."""
+    packages = {"app": PACKAGE, "other": PACKAGE | {"ProductID": 99}}
+    async with deployed(Bench.make(machine), tmp_path_factory.mktemp("town")) as made:
+        await made.set_manifest(manifest(Packages=packages, Marbles=TYPES, Secrets=SECRETS))
+        await made.activate("spent")
+        yield made
 
 
-async def test_the_coordinator_makes_the_key_and_names_the_marble(bench: Bench) -> None:
-    await bench.coordinator.set_manifest(manifest())
-    who = MarbleCredentials.make(("web.example",), ("10.1.2.3",))
-    grant = await bench.activate(credentials=who, uuid=UUID.upper().replace("-", ""))
-    certificate, intermediate = x509.load_pem_x509_certificates(grant.env[CHAIN])
-    assert intermediate == bench.coordinator.ca.intermediate
-    key = load_pem_private_key(grant.env["MARBLE_PREDEFINED_PRIVATE_KEY"], None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
-    assert key.curve.name == "secp384r1"
-    assert key.public_key() == certificate.public_key()
-    assert key.public_key() != who.key.public_key()
-    assert [a.value for a in certificate.subject] == [UUID]
-    assert certificate.issuer == bench.coordinator.ca.marble_root.subject
-    assert certificate.extensions.get_extension_for_oid(MARBLE_TYPE_OID).value.public_bytes() == b"web"
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert names.get_values_for_type(x509.DNSName) == ["web.example"]
-    assert [str(a) for a in names.get_values_for_type(x509.IPAddress)] == ["10.1.2.3"]
-    for anchor in (intermediate, bench.coordinator.ca.marble_root):
-        certificate.verify_directly_issued_by(anchor)
+# --- states
 
 
-async def test_predefined_variables_overwrite_the_manifests(bench: Bench) -> None:
-    env = {"MARBLE_PREDEFINED_ROOT_CA": "mine", "OTHER": "kept"}
-    await bench.coordinator.set_manifest(manifest(Marbles=web(Parameters={"Env": env})))
-    grant = await bench.activate()
-    ca = bench.coordinator.ca
-    assert grant.env["OTHER"] == b"kept"
-    assert grant.env["MARBLE_PREDEFINED_ROOT_CA"] == ca.marble_root.public_bytes(Encoding.PEM)
-    assert grant.env["MARBLE_PREDEFINED_COORDINATOR_ROOT_CA"] == ca.root.public_bytes(Encoding.PEM)
-    assert "MARBLE_TTLS_CONFIG" not in grant.env
+WAIT = Refusal(Status.FAILED_PRECONDITION, "cannot accept marbles in current state")
 
 
-# --- secrets in parameters (4.6, 6.5)
+async def test_before_a_manifest_nobody_is_activated(machine: Path, tmp_path: Path) -> None:
+    async with deployed(Bench.make(machine), tmp_path) as fresh:
+        assert (await fresh.get("/status")).data["StatusCode"] == 2
+        assert await fresh.refusal() == WAIT
 
 
-async def test_a_per_marble_key_is_derived_from_root_secret_uuid_name_and_type(bench: Bench) -> None:
-    secrets: dict[str, object] = {"k": {"Type": "symmetric-key", "Size": 256}}
-    await configured(bench, secrets, {"K": "{{ hex .Secrets.k }}"})
-    root = bench.store.committed[-1].root_secret
-    for kind in ("web", "api"):
-        wanted = HKDF(SHA256(), 32, UUID.encode() + b"k", kind.encode()).derive(root)
-        for _ in range(2):
-            grant = await bench.activate(marble_type=kind, uuid=UUID.upper())
-            assert grant.env["K"] == wanted.hex().encode()
+async def test_in_recovery_nobody_is_activated(machine: Path, tmp_path: Path) -> None:
+    first = Bench.make(machine)
+    async with deployed(first, tmp_path) as made:
+        keys = {"owner": public_pem(recovery_key().public_key()).decode()}
+        await made.set_manifest(manifest(RecoveryKeys=keys))
+    locked = Bench.make(machine, store=first.store, locked=first.store.recovery_data)
+    async with deployed(locked, tmp_path) as made:
+        assert (await made.get("/status")).data["StatusCode"] == 1
+        assert await made.refusal() == WAIT
 
 
-async def test_disable_secret_binding_leaves_the_type_out(bench: Bench) -> None:
-    secrets: dict[str, object] = {"k": {"Type": "symmetric-key", "Size": 256}}
-    await configured(bench, secrets, {"K": "{{ hex .Secrets.k }}"}, DisableSecretBinding=True)
-    root = bench.store.committed[-1].root_secret
-    wanted = HKDF(SHA256(), 32, UUID.encode() + b"k", b"").derive(root)
-    assert (await bench.activate(uuid=UUID)).env["K"] == wanted.hex().encode()
-    assert (await bench.activate(marble_type="api", uuid=UUID)).env["K"] != wanted.hex().encode()
+async def test_once_a_manifest_is_set_marbles_are(town: MarbleDeployment) -> None:
+    assert (await town.get("/status")).data["StatusCode"] == 3
+    assert (await town.activate()).env
 
 
-async def test_shared_secrets_are_shared_and_per_marble_certificates_are_new_each_time(bench: Bench) -> None:
-    secrets: dict[str, object] = {
-        "shared": {"Type": "symmetric-key", "Size": 128, "Shared": True},
-        "tls": {"Type": "cert-ecdsa", "Size": 256},
-        "one": {"Type": "cert-ed25519", "Shared": True},
-    }
-    env = {"S": "{{ hex .Secrets.shared }}", "T": "{{ pem .Secrets.tls.Cert }}", "O": "{{ pem .Secrets.one.Cert }}"}
-    await configured(bench, secrets, env)
-    first, second = (await bench.activate(uuid=UUID)).env, (await bench.activate(uuid=UUID)).env
-    assert (first["S"], first["O"]) == (second["S"], second["O"])
-    assert first["T"] != second["T"]
-    for text in (first["T"], first["O"]):
-        x509.load_pem_x509_certificate(text).verify_directly_issued_by(bench.coordinator.ca.marble_root)
+# --- refusals
 
 
-async def test_an_unset_user_defined_secret_fails_the_activation_with_its_place(bench: Bench) -> None:
-    secrets: dict[str, object] = {"x": {"Type": "plain", "UserDefined": True}}
-    parameters = {"Files": {"f": "{{ raw .Secrets.x }}"}}
-    await bench.coordinator.set_manifest(manifest(Secrets=secrets, Marbles=web(Parameters=parameters)))
-    with pytest.raises(NotIssued) as caught:
-        await bench.activate()
-    assert caught.value.grpc_status.name == "INTERNAL"
-    assert str(caught.value) == (
-        'customizing marble parameters: parsing secrets for file "f": template: data:1:3: executing "data" at '
-        "<raw .Secrets.x>: error calling raw: tried to parse secret with empty value"
+async def test_an_unknown_type_is_denied(town: MarbleDeployment) -> None:
+    assert await town.refusal("nobody") == Refusal(
+        Status.PERMISSION_DENIED, "marble verification failed: unknown marble type requested"
     )
-    assert not bench.mesh._marbles
 
 
-async def test_a_secret_that_was_set_arrives(bench: Bench) -> None:
-    document = {
-        "Secrets": {"x": {"Type": "plain", "UserDefined": True}},
-        "Users": {"alice": {"Certificate": user().certificate.decode(), "Roles": ["w"]}},
-        "Roles": {"w": {"ResourceType": "Secrets", "ResourceNames": ["x"], "Actions": ["WriteSecret"]}},
-        "Marbles": web(Parameters={"Files": {"f": "{{ raw .Secrets.x }}"}}),
-    }
-    await bench.coordinator.set_manifest(manifest(**document))
-    await bench.coordinator.secrets_set({"x": {"Key": "AAEC"}}, [user().der])
-    assert (await bench.activate()).files["f"] == b"\0\1\2"
+@pytest.mark.parametrize("name", ["", "Web", "web ", "x" * 100_000], ids=["empty", "case", "blank", "long"])
+async def test_types_are_compared_as_they_are(town: MarbleDeployment, name: str) -> None:
+    assert (await town.refusal(name)).message.endswith(": unknown marble type requested")
 
 
-# --- budget (4.4, 11)
+@pytest.mark.parametrize(
+    "uuid",
+    [
+        "",
+        "x",
+        UUID[:-1],
+        UUID + "0",
+        UUID + "\n",
+        UUID.replace("-", "_"),
+        "{" + UUID,
+        UUID + "}",
+        "(" + UUID + ")",
+        "urn:" + UUID,
+        "uuid:urn:" + UUID,
+        "{" + UUID.replace("-", "") + "}",
+        UUID.replace("a", "g"),
+        "0" * 31,
+    ],
+)
+async def test_what_is_no_uuid_is_an_invalid_argument(town: MarbleDeployment, uuid: str) -> None:
+    refusal = await town.refusal(uuid=uuid)
+    assert refusal.status is Status.INVALID_ARGUMENT
+    assert refusal.message.startswith("invalid UUID: ")
 
 
-async def test_a_limited_activation_is_committed_before_the_answer(bench: Bench) -> None:
-    await bench.coordinator.set_manifest(manifest(Marbles=web(MaxActivations=2)))
-    await bench.activate(uuid=UUID)
-    assert bench.store.committed[-1].activations == {"web": 1}
-    bench.store.failing = True
-    with pytest.raises(NotIssued, match=r"^committing store transaction: disk full$"):
-        await bench.activate(uuid=UUID)
-    assert len(bench.events.to_json() or []) == 1
-    bench.store.failing = False
-    await bench.activate(uuid=UUID)  # a restart of the same instance takes another unit
-    with pytest.raises(ActivationRefused, match=r"reached max activations count \(2\) for marble type \"web\"$"):
-        await bench.activate(uuid=UUID)
+@pytest.mark.parametrize("uuid", [NIL, NIL.replace("-", ""), "{" + NIL + "}", "urn:uuid:" + NIL])
+async def test_the_nil_uuid_is_nobody(town: MarbleDeployment, uuid: str) -> None:
+    """To MarbleRun it means "shared": it would get placeholders, and shared secrets of its own."""
+    refusal = await town.refusal(uuid=uuid)
+    assert refusal.status is Status.INVALID_ARGUMENT
+    assert refusal.message.startswith("invalid UUID: the nil UUID")
 
 
-async def test_two_at_once_do_not_overdraw(bench: Bench) -> None:
-    await bench.coordinator.set_manifest(manifest(Marbles=web(MaxActivations=3)))
-    outcomes = await asyncio.gather(*(bench.activate() for _ in range(8)), return_exceptions=True)
-    assert sum(isinstance(outcome, Grant) for outcome in outcomes) == 3
-    assert bench.store.committed[-1].activations == {"web": 3}
+@pytest.mark.parametrize("csr", [b"", b"no request", somebody().csr[:-10]], ids=["none", "text", "half"])
+async def test_a_request_that_cannot_be_parsed_is_an_internal_error(town: MarbleDeployment, csr: bytes) -> None:
+    refusal = await town.refusal(who=replace(somebody(), csr=csr))
+    assert refusal.status is Status.INTERNAL
+    assert refusal.message.startswith("generating marble authentication secrets: parsing CSR: ")
 
 
-async def test_an_unlimited_type_costs_no_commit(bench: Bench) -> None:
-    await bench.coordinator.set_manifest(manifest())
-    await bench.activate()
-    assert len(bench.store.committed) == 1
+async def test_a_request_that_is_not_signed_by_its_key_is_an_internal_error(town: MarbleDeployment) -> None:
+    csr = bytearray(somebody().csr)
+    csr[-1] ^= 1
+    assert await town.refusal(who=replace(somebody(), csr=bytes(csr))) == Refusal(
+        Status.INTERNAL, "generating marble authentication secrets: signature over CSR is invalid"
+    )
 
 
-# --- after a restart
+async def test_an_unset_user_defined_secret_fails_with_its_place(town: MarbleDeployment) -> None:
+    assert await town.refusal("unset") == Refusal(
+        Status.INTERNAL,
+        'customizing marble parameters: parsing secrets for env variable "E": template: data:1:3: executing "data" at '
+        "<string .Secrets.unset>: error calling string: tried to parse secret with empty value",
+    )
 
 
-async def test_a_restarted_coordinator_readmits_by_what_the_certificate_says(bench: Bench, machine: Path) -> None:
-    await bench.coordinator.set_manifest(manifest())
-    certificate = leaf(await bench.activate(uuid=UUID))
-    again = bench.restarted(machine)
-    assert again.coordinator.manifest() == bench.coordinator.manifest()
-    client = again.mesh.authenticate(certificate)
-    assert (client.name, client.uuid) == ("web", UUID)
-    served = again.mesh._marbles["web", UUID]
-    assert marble_identity(served.identity.leaf).claims == marble_identity(certificate).claims
-    assert served.ip_addresses
-    again.own_quote.stop()
+async def test_a_certificate_that_cannot_be_made_any_more_is_an_internal_error(machine: Path, tmp_path: Path) -> None:
+    """The manifest was fine when it was set; the certificate's end has come since."""
+    bench = Bench.make(machine)
+    end = (bench.clock() + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    secrets = {"c": {"Type": "cert-ecdsa", "Size": 256, "Cert": {"NotAfter": end}}}
+    async with deployed(bench, tmp_path) as town:
+        await town.set_manifest(manifest(Secrets=secrets, Marbles=web(Env={"E": "{{ pem .Secrets.c.Cert }}"})))
+        await town.activate()
+        bench.clock.forward(timedelta(hours=2))
+        refusal = await town.refusal()
+    assert refusal.status is Status.INTERNAL
+    assert refusal.message.startswith("generating marble secrets: secret c: ")
 
 
-async def test_it_does_not_readmit_what_the_manifest_no_longer_allows(bench: Bench, machine: Path) -> None:
-    users = {"dave": {"Certificate": user("dave").certificate.decode(), "Roles": ["r"]}}
-    role = {"ResourceType": "Packages", "ResourceNames": ["app"], "Actions": ["UpdateSecurityVersion"]}
-    await bench.coordinator.set_manifest(manifest(Users=users, Roles={"r": role}))
-    certificate = leaf(await bench.activate(uuid=UUID))
-    records = replace(bench.store.committed[-1], security_versions={"app": 9})
-    again = Bench.make(machine, store=bench.store, records=records)
-    with pytest.raises(AccessDenied, match="is not activated: activate it again"):
-        again.mesh.authenticate(certificate)
-    again.own_quote.stop()
+# --- the order of the checks
 
 
-async def test_without_attestation_a_marble_needs_no_quote_and_its_certificate_says_so(machine: Path) -> None:
-    bench = Bench.make(machine, insecure=True)
-    await bench.coordinator.set_manifest(manifest())
-    certificate = leaf(await bench.activate(quote=b""))
-    claims = marble_identity(certificate).claims or {}
-    assert claims["insecure"] is True
-    assert (await bench.coordinator.quote(b"nonce")).quote is None
-    attesting = bench.restarted(machine)  # the same CA, but now only what was attested counts
-    with pytest.raises(AccessDenied):
-        attesting.mesh.authenticate(certificate)
-    for made in (bench, attesting):
-        made.own_quote.stop()
+@pytest.mark.parametrize(
+    ("marble_type", "uuid", "who", "first"),
+    [
+        ("nobody", "no uuid", BAD_CSR, "marble verification failed: unknown marble type requested"),
+        ("foreign", "no uuid", BAD_CSR, "marble verification failed: invalid quote: "),
+        ("spent", "no uuid", BAD_CSR, "marble verification failed: reached max activations count (1)"),
+        ("unset", "no uuid", BAD_CSR, "invalid UUID: "),
+        ("unset", UUID, BAD_CSR, "generating marble authentication secrets: parsing CSR: "),
+        ("unset", UUID, somebody(), "customizing marble parameters: "),
+    ],
+    ids=["type", "quote", "budget", "UUID", "request", "parameters"],
+)
+async def test_the_first_check_that_fails_is_the_one_that_is_named(
+    town: MarbleDeployment, marble_type: str, uuid: str, who: MarbleCredentials, first: str
+) -> None:
+    """State, type, quote, budget, UUID, request, parameters."""
+    assert (await town.refusal(marble_type, uuid, who=who)).message.startswith(first)
 
 
-async def test_instances_that_never_come_back_are_forgotten(bench: Bench) -> None:
-    await bench.coordinator.set_manifest(manifest(Mesh={"CertificateLifetime": "1h"}))
-    for _ in range(3):
-        await bench.activate()
-    bench.clock.forward(timedelta(minutes=45))
-    assert await bench.coordinator.renewer.step() == 3
-    bench.clock.forward(timedelta(minutes=45))
-    await bench.coordinator.renewer.step()
-    assert not bench.mesh._marbles
-    bench.clock.forward(timedelta(hours=2))
-    assert await bench.coordinator.renewer.step() == 0
+# --- UUIDs
+
+
+@pytest.mark.parametrize(
+    "uuid",
+    [UUID, UUID.upper(), UUID.replace("-", ""), "{" + UUID + "}", "urn:uuid:" + UUID, "URN:UUID:" + UUID.upper()],
+    ids=["canonical", "upper case", "32 digits", "braces", "URN", "URN in upper case"],
+)
+async def test_every_accepted_form_of_a_uuid_is_one_instance(town: MarbleDeployment, uuid: str) -> None:
+    """The name in the certificate and the key derived from it are those of the lower-case form with 36 characters."""
+    one, canonical = await town.activate(uuid=uuid), await town.activate(uuid=UUID)
+    assert x509(one.env[CHAIN], "-subject") == f"subject=CN = {UUID}"
+    assert one.env["KEY"] == canonical.env["KEY"]
+
+
+# --- the budget
+
+
+def spent(marble_type: str, count: int) -> Refusal:
+    text = f'marble verification failed: reached max activations count ({count}) for marble type "{marble_type}"'
+    return Refusal(Status.PERMISSION_DENIED, text)
+
+
+def with_budgets(**budgets: int) -> bytes:
+    marbles = {name: {"Package": "app", "MaxActivations": budget} for name, budget in budgets.items()}
+    return manifest(Marbles=marbles, Secrets=SECRETS)
+
+
+async def test_an_exhausted_budget_is_denied(town: MarbleDeployment) -> None:
+    assert await town.refusal("spent") == spent("spent", 1)
+
+
+async def test_the_budget_counts_types_not_instances(machine: Path, tmp_path: Path) -> None:
+    async with deployed(Bench.make(machine), tmp_path) as town:
+        await town.set_manifest(with_budgets(a=2, b=2))
+        await town.activate("a", UUID)
+        await town.activate("a", UUID)  # a restart of the same instance takes another unit
+        assert await town.refusal("a", UUID) == await town.refusal("a", OTHER) == spent("a", 2)
+        await town.activate("b", OTHER)  # another type has its own
+
+
+async def test_a_budget_of_0_is_none(machine: Path, tmp_path: Path) -> None:
+    async with deployed(Bench.make(machine), tmp_path) as town:
+        await town.set_manifest(with_budgets(a=0))
+        for _ in range(3):
+            await town.activate("a")
+
+
+async def test_what_is_refused_does_not_count(machine: Path, tmp_path: Path) -> None:
+    async with deployed(Bench.make(machine), tmp_path) as town:
+        await town.set_manifest(manifest(Marbles=TYPES, Secrets=SECRETS, Packages={"app": PACKAGE, "other": PACKAGE}))
+        for changes in ({"uuid": "x"}, {"who": BAD_CSR}, {"quote": b""}):
+            await town.refusal("spent", **changes)
+        for _ in range(2):
+            assert (await town.refusal("limited-unset")).message.startswith("customizing marble parameters: ")
+        await town.activate("spent")
+
+
+async def test_many_at_once_do_not_overdraw_it(machine: Path, tmp_path: Path) -> None:
+    async with deployed(Bench.make(machine), tmp_path) as town:
+        await town.set_manifest(with_budgets(a=3))
+        outcomes = await asyncio.gather(*(town.activate("a") for _ in range(8)), return_exceptions=True)
+        assert sum(isinstance(outcome, Parameters) for outcome in outcomes) == 3
+        refused = {outcome.message for outcome in outcomes if isinstance(outcome, GRPCError)}
+        assert refused == {spent("a", 3).message}
+
+
+async def test_a_restarted_coordinator_goes_on_counting(machine: Path, tmp_path: Path) -> None:
+    first = Bench.make(machine)
+    async with deployed(first, tmp_path) as town:
+        await town.set_manifest(with_budgets(a=2))
+        await town.activate("a")
+    async with deployed(first.restarted(machine), tmp_path) as town:
+        await town.activate("a")
+        assert await town.refusal("a") == spent("a", 2)
+
+
+async def test_an_activation_that_cannot_be_committed_is_none(machine: Path, tmp_path: Path) -> None:
+    store = MemoryStore()
+    async with deployed(Bench.make(machine, store=store), tmp_path) as town:
+        await town.set_manifest(with_budgets(a=1, free=0))
+        store.failing = True
+        assert await town.refusal("a") == Refusal(Status.INTERNAL, "committing store transaction: disk full")
+        assert await town.events() is None
+        await town.activate("free")  # without a budget there is nothing to commit
+        store.failing = False
+        await town.activate("a")
+
+
+# --- metrics and events
+
+
+async def test_attempts_are_counted_before_they_are_checked_and_successes_after(machine: Path, tmp_path: Path) -> None:
+    tried, done = "coordinator_marble_activations_total", "coordinator_marble_activations_success_total"
+    async with deployed(Bench.make(machine), tmp_path) as town:
+        await town.set_manifest(manifest())
+        await town.refusal(quote=b"")
+        assert await town.metric(f'{tried}{{type="web",uuid="other"}}') == 1
+        await town.activate()
+        await town.activate()
+        await town.refusal(quote=b"")
+        labels = f'{{type="web",uuid="{UUID}"}}'
+        assert (await town.metric(tried + labels), await town.metric(done + labels)) == (2, 2)
+
+
+async def test_labels_that_strangers_choose_are_bounded(town: MarbleDeployment) -> None:
+    """MarbleRun takes any text for a label."""
+    for number in range(3):
+        await town.refusal(f"nobody-{number}", f"no uuid {number}")
+    assert await town.metric('coordinator_marble_activations_total{type="unknown",uuid="other"}') >= 3
+
+
+async def test_grpc_calls_are_counted_with_their_code(town: MarbleDeployment) -> None:
+    labels = 'grpc_method="Activate",grpc_service="rpc.Marble",grpc_type="unary"'
+    name = f'grpc_server_handled_total{{grpc_code="PermissionDenied",{labels}}}'
+    before, started = await town.metric(name), await town.metric(f"grpc_server_started_total{{{labels}}}")
+    await town.refusal("nobody")
+    assert await town.metric(name) == before + 1
+    assert await town.metric(f"grpc_server_started_total{{{labels}}}") == started + 1
+
+
+async def test_each_activation_is_an_event_with_type_uuid_as_sent_and_quote(machine: Path, tmp_path: Path) -> None:
+    async with deployed(Bench.make(machine), tmp_path) as town:
+        assert await town.events() is None
+        await town.set_manifest(manifest())
+        await town.refusal(quote=b"")
+        quote = town.quote()
+        await town.activate(uuid=UUID.upper(), quote=quote)
+        listed: Any = await town.events()
+    (event,) = listed
+    assert set(event) == {"time", "activation"}
+    assert event["activation"] == {"marbleType": "web", "uuid": UUID.upper(), "quote": b64(quote)}
+    assert event["time"].endswith("Z")
+    assert datetime.fromisoformat(event["time"]).tzinfo is not None

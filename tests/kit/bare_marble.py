@@ -42,7 +42,9 @@ class BareMarble:
         pem, key = directory / f"{uuids.uuid4()}.pem", directory / f"{uuids.uuid4()}.key"
         new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-384", "-nodes", "-keyout", str(key))
         usage = [
-            word for line in (names, _USAGES, _BOTH, "basicConstraints=critical,CA:FALSE") for word in ("-addext", line)
+            word
+            for line in (_NAMES, _USAGES, _BOTH, "basicConstraints=critical,CA:FALSE")
+            for word in ("-addext", line)
         ]
         certificate = openssl("req", "-x509", *new, "-subj", "/CN=MarbleRun Marble", "-days", "106751", *usage)
         pem.write_bytes(certificate + key.read_bytes())

@@ -112,7 +112,7 @@ async def activate(
 ) -> Parameters:
     """One Activate call on a connection of its own; raises grpclib.GRPCError with the Coordinator's answer."""
     request = ActivationRequest(
-        quote=quote, csr=credentials.csr, marble_type=marble_type, uuid=uuid or str(uuids.uuid4())
+        quote=quote, csr=credentials.csr, marble_type=marble_type, uuid=str(uuids.uuid4()) if uuid is None else uuid
     )
     async with Channel(host, port, ssl=credentials.tls()) as channel:
         method = UnaryUnaryMethod(channel, "/rpc.Marble/Activate", ActivationRequest, ActivationResponse)
