@@ -99,4 +99,10 @@ def peer_id(certificate: crypto.X509 | None) -> str:
 
 
 if __name__ == "__main__":
-    {"watch": watch, "dial": ask, "listen": answer}[sys.argv[1]](*sys.argv[2:])
+    match sys.argv[1:]:
+        case ["watch", *uid]:
+            watch(*uid)
+        case ["dial", address, expected]:
+            ask(address, expected)
+        case ["listen", port]:
+            answer(port)
