@@ -23,6 +23,7 @@ from tests.kit.client_api import HTTP1, HTTP2, Answer, curl, shown
 from tests.kit.coordinator import APP
 from tests.kit.deployment import b64
 from tests.kit.marble_client import MarbleCredentials
+from tests.kit.openssl_judge import certificates, s_client
 from tests.kit.users import User, user
 
 UUID = "0a1b2c3d-4e5f-4a5b-8c7d-8e9fa0b1c2d3"
@@ -81,15 +82,23 @@ class Outside:
         body = {"recoverySecret": b64(secret), "recoverySecretSignature": b64(signature)}
         return await self.post("/api/v2/recover", body)
 
-    async def root(self) -> str:
+    async def root(self) -> bytes:
         """The root certificate that `/quote` tells of, PEM."""
-        chain: str = (await self.get("/api/v2/quote")).data["cert"]
-        return "-----BEGIN" + chain.split("-----BEGIN")[2]
+        return certificates((await self.get("/api/v2/quote")).data["cert"].encode())[1]
 
     async def count(self, env: Mapping[str, bytes], name: str, value: int) -> Answer:
         """A monotonic counter, raised by the Marble that got this environment."""
         marble = User(env[CHAIN], env[KEY], b"")
         return await self.post("/api/v2/monotonic-counter", {"name": name, "value": value}, marble)
+
+    async def ca(self) -> tuple[bytes, bytes, bytes]:
+        """Root and intermediate, as `/quote` tells of them, and the Marble root, as its port presents it; PEM."""
+        chain: str = (await self.get("/api/v2/quote")).data["cert"]
+        intermediate, root = certificates(chain.encode())
+        somebody, file = user("somebody"), self.directory / "somebody.pem"
+        file.write_bytes(somebody.certificate + somebody.key)
+        (marble_root,) = (await s_client(self.mesh_port, "-alpn", "h2", "-cert", str(file))).presented
+        return root, intermediate, marble_root
 
     # --- Marble API
 

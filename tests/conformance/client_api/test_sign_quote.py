@@ -72,7 +72,7 @@ async def test_the_root_key_signs_the_quote_as_it_was_sent_and_the_status(tmp_pa
     sent = quote(lab())[0 if header else OE_HEADER :]
     async with signing(tmp_path, lab()) as running:
         answer = (await ask(running, sent)).data
-        root = openssl("x509", "-pubkey", "-noout", data=(await running.outside.root()).encode())
+        root = openssl("x509", "-pubkey", "-noout", data=await running.outside.root())
         assert signed(root, base64.b64decode(answer["verificationSignature"]), b64(sent).encode() + b"UpToDate")
 
 

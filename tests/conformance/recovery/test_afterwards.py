@@ -48,7 +48,7 @@ async def test_until_recovery_the_ports_present_a_ca_made_for_the_occasion_and_t
 async def test_the_quote_is_issued_again_for_the_recovered_root(lost: Deploy) -> None:
     made = await lost("a")
     await made.upload_all("a")
-    root = x509.load_pem_x509_certificate((await made.outside.root()).encode()).public_bytes(Encoding.DER)
+    root = x509.load_pem_x509_certificate(await made.outside.root()).public_bytes(Encoding.DER)
     for nonce in (b"", b"nonce"):
         query = f"?nonce={base64.urlsafe_b64encode(nonce).decode()}" if nonce else ""
         quote = base64.b64decode((await made.outside.get(f"/api/v2/quote{query}")).data["quote"])
