@@ -148,7 +148,7 @@ def types_secret(trust_domain: str, types: Iterable[str]) -> Resource:
         raise MaterialError(f"names of {len(text)} bytes in all, at most {MAX_TYPES} can be told to Marbles")
     data = envoy_pb2.DataSource(inline_bytes=text)
     secret = envoy_pb2.Secret(name=TYPES_NAME, generic_secret=envoy_pb2.GenericSecret(secret=data))
-    return make_resource(SECRET, TYPES_NAME, secret)
+    return make_resource(SECRET, TYPES_NAME, secret, rank=0)
 
 
 def read_secret(body: bytes) -> tuple[str, Identity | TrustBundle | RevokedInstances | MarbleTypes]:

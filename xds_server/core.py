@@ -37,6 +37,7 @@ from xds_server.recovery import RecoverySession, RecoveryTerms
 from xds_server.renewal import MAX_INSTANCES, Identities, Instance, Renewer
 from xds_server.rotation import Phase
 from xds_server.served_certificates import for_running
+from xds_server.snapshot import Snapshot
 from xds_server.state import State
 from xds_server.updates import effective
 
@@ -167,10 +168,11 @@ class Core:
         self.manifest = None if self.written is None else effective(self.written, records.security_versions)
         self.ports.metrics.state.set(self.state)
 
-    def serve(self) -> None:
-        """Bring everything that presents or checks certificates to the records in force, whatever was before."""
+    def serve(self, made: Snapshot | None = None) -> None:
+        """Bring everything that presents or checks certificates to the records in force, whatever was before. `made`:
+        see Mesh.configure."""
         if self.manifest is not None:
-            self.ports.mesh.configure(self.manifest, self.ca)
+            self.ports.mesh.configure(self.manifest, self.ca, made)
         self.identities.use_ca(self.ca)
         for told in self.on_ca:
             told(self.ca)

@@ -28,6 +28,7 @@ from xds_server.recovery import NewRecovery, RecoveryKeyRefused, new_recovery
 from xds_server.secret_definitions import SecretsRefused
 from xds_server.secret_rules import generate_shared, parse_upload
 from xds_server.sign_quote import sign_with_root
+from xds_server.snapshot import Snapshot
 from xds_server.state import State
 from xds_server.store_errors import StoreError
 from xds_server.users import check_may_read, check_may_write, user_of
@@ -53,6 +54,7 @@ async def set_manifest(core: Core, raw: bytes) -> Mapping[str, bytes]:
 async def _set(core: Core, manifest: Manifest) -> Mapping[str, bytes]:
     check_accepts_manifest(core)
     now = core.ports.clock()
+    snapshot = await asyncio.to_thread(Snapshot, manifest, core.ca)
     secrets = await asyncio.to_thread(_generate, core, manifest)
     recovery = await asyncio.to_thread(share_out, manifest)
     try:
@@ -73,7 +75,7 @@ async def _set(core: Core, manifest: Manifest) -> Mapping[str, bytes]:
     except StoreError as e:
         raise ManifestRefused(f"sealing state: {e}") from e
     core.recovery = None
-    core.ports.mesh.configure(manifest, core.ca)
+    core.ports.mesh.configure(manifest, core.ca, snapshot)
     say_what_matters(core, manifest)
     _log.info("Initial manifest set", manifestFingerprint=manifest.fingerprint)
     return recovery.encrypted

@@ -11,7 +11,7 @@ from manifests.parse import parse
 from sds.ca import CertificateAuthority
 from xds_server.activation import oversized
 from xds_server.errors import ManifestRefused
-from xds_server.snapshot import Snapshot
+from xds_server.snapshot_check import check
 from xds_server.snapshot_tls import SnapshotError
 from xds_server.unsupported import unsupported
 
@@ -45,7 +45,7 @@ def accepted(raw: bytes, ca: CertificateAuthority) -> Manifest:
     if problems:
         raise ManifestRefused(f"checking manifest: {_list(problems)}")
     try:
-        Snapshot(manifest, ca)
+        check(manifest, ca.trust_domain)
     except SnapshotError as e:
         raise ManifestRefused(f"checking manifest: {e}") from e
     return manifest

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from ipaddress import ip_address
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -37,7 +36,8 @@ from xds_server.mesh_clients import Role as Role
 from xds_server.mesh_endpoints import DEFAULT_GRACE, Endpoints
 from xds_server.revocation import Revocations
 from xds_server.rotation import Pace, Phase, Rotation, RotationStatus
-from xds_server.snapshot import DEFAULT_BIND, Resources, Snapshot
+from xds_server.snapshot import Resources, Snapshot
+from xds_server.snapshot_routes import bind_address
 
 NOT_ACTIVATED = "this instance is not activated: activate it again"
 
@@ -69,13 +69,14 @@ class Mesh:
 
     # ---- what the Coordinator says
 
-    def configure(self, manifest: Manifest, ca: CertificateAuthority) -> None:
+    def configure(self, manifest: Manifest, ca: CertificateAuthority, made: Snapshot | None = None) -> None:
         """Serve this manifest under this CA from now on, without any transition: how a mesh begins.
 
-        Instances of types that the manifest does not have are forgotten. Raises SnapshotError, and nothing changed, if
-        the manifest cannot be served.
+        Instances of types that the manifest does not have are forgotten. `made`: the snapshot of the two, by whoever
+        has made it elsewhere than on the event loop. Raises SnapshotError, and nothing changed, if the manifest cannot
+        be served.
         """
-        snapshot = Snapshot(manifest, ca)
+        snapshot = made or Snapshot(manifest, ca)
         self._rotation.reset(ca.marble_root)
         self._revoked.clear()
         self._behind.clear()
@@ -83,7 +84,11 @@ class Mesh:
         self._serve(manifest, ca, snapshot)
 
     def update(
-        self, manifest: Manifest, ca: CertificateAuthority, allowed: Callable[[ActiveMarble], bool]
+        self,
+        manifest: Manifest,
+        ca: CertificateAuthority,
+        allowed: Callable[[ActiveMarble], bool],
+        made: Snapshot | None = None,
     ) -> tuple[ActiveMarble, ...]:
         """Go over to another manifest and to a CA that was rotated under the same root, while everything runs.
 
@@ -93,14 +98,14 @@ class Mesh:
         new; the others are renewed when `renew_with` asks for it.
         """
         if self._ca is None:
-            self.configure(manifest, ca)
+            self.configure(manifest, ca, made)
             return ()
         if ca.root_der != self._ca.root_der:
             raise ValueError("an update keeps the coordinator's root, this certificate authority has another one")
         reasons = {
             key: why for key, marble in self._marbles.items() if (why := why_not(manifest, marble, allowed)) is not None
         }
-        snapshot = Snapshot(manifest, ca, self._rotation.bundle_with(ca.marble_root))
+        snapshot = made or Snapshot(manifest, ca)
         if ca.marble_root != self._rotation.newest:
             self._rotation.begin(ca.marble_root, self.now())
             self._behind = set(self._marbles) - set(reasons)
@@ -108,6 +113,8 @@ class Mesh:
             self._revoked.add(key, why)
         gone = tuple(self._marbles.pop(key) for key in reasons)
         snapshot.trust(self._rotation.bundle, self._revoked.names(ca.trust_domain))
+        if self._rotation.phase is not Phase.SETTLED:
+            snapshot.succeed(self._snapshot)
         self._serve(manifest, ca, snapshot)
         return gone
 
@@ -133,6 +140,8 @@ class Mesh:
                 self._renew()
             case Phase.RETIRE:
                 self._trust_anew()
+            case Phase.SETTLED if self._snapshot.settle():
+                self._changed()
         return True
 
     @property
@@ -235,7 +244,7 @@ class Mesh:
         else:
             own = str(client)
             kind = named.partition("/")[0]
-            contradicts = named.startswith("spiffe://") and named != self._spiffe_id(client)
+            contradicts = named.startswith("spiffe://") and named != str(self._marble(client).identity.spiffe_id)
             contradicts |= (
                 self._manifest is not None and "/" in named and kind in self._manifest.marbles and named != own
             )
@@ -313,7 +322,8 @@ class Mesh:
             routes = self._snapshot.gateway_routes()
             return {CLUSTER: routes.clusters, ENDPOINT: self._snapshot.endpoints(routes.endpoints, members)}
         marble = self._marble(client)
-        routes = self._snapshot.marble_routes(marble.marble_type, self._bind_address(client))
+        bind = bind_address(self._endpoints.address((client.name, client.uuid)))
+        routes = self._snapshot.marble_routes(marble.marble_type, bind)
         return {
             LISTENER: routes.listeners,
             CLUSTER: routes.clusters,
@@ -379,20 +389,6 @@ class Mesh:
             self._refuse_revoked(key)
             raise AccessDenied("PERMISSION_DENIED", "not_activated", NOT_ACTIVATED)
         return marble
-
-    def _bind_address(self, client: Client) -> str:
-        """On one machine several Marbles share a port by advertising different loopback addresses; elsewhere all
-        interfaces, since the address that others use may not be one of this host's own (NAT, load balancers)."""
-        address = self._endpoints.address((client.name, client.uuid))
-        if address is None:
-            return DEFAULT_BIND
-        ip = ip_address(address)
-        if ip.is_loopback:
-            return address
-        return "::" if ip.version == 6 else DEFAULT_BIND
-
-    def _spiffe_id(self, client: Client) -> str:
-        return str(self._marble(client).identity.spiffe_id)
 
     def _gateway_uris(self, client: Client) -> tuple[str, ...]:
         if self._manifest is None or (gateway := self._manifest.mesh.gateways.get(client.name)) is None:

@@ -18,6 +18,7 @@ from xds_server.core import Core
 from xds_server.errors import CoordinatorError, WrongState
 from xds_server.records import Records
 from xds_server.recovery import RecoveryError, RecoverySession
+from xds_server.snapshot import Snapshot
 
 _log = get_logger(__name__)
 
@@ -49,6 +50,7 @@ async def _recover(core: Core, secret: bytes, signature: bytes) -> RecoveryAnswe
     try:
         records = await asyncio.to_thread(core.ports.store.unlock, progress.dek)
         written = await asyncio.to_thread(_readable, records)
+        snapshot = await asyncio.to_thread(Snapshot, written, records.ca)
         if core.ports.own_quote is not None:
             await core.ports.own_quote.rebind(records.ca.root_der)
     except CoordinatorError:
@@ -61,7 +63,7 @@ async def _recover(core: Core, secret: bytes, signature: bytes) -> RecoveryAnswe
         _log.error("recovered state could not be sealed to this machine, a restart needs recovery again", error=str(e))
     core.swap(records, written)
     core.recovery = None
-    core.serve()
+    core.serve(snapshot)
     _log.info("Recovery successful.", manifestFingerprint=written.fingerprint)
     return RecoveryAnswer(0, "Recovery successful.")
 

@@ -106,10 +106,6 @@ class Rotation:
         self._departed = [(root, until) for root, until in self._departed if until > now]
         return (*self.roots, *(root for root, _ in self._departed))
 
-    def bundle_with(self, root: x509.Certificate) -> TrustBundle:
-        """The bundle that `begin` with this root would bring into force."""
-        return _bundle((*(r.certificate for r in self._kept(root)), root))
-
     @property
     def bundle(self) -> TrustBundle:
         """The bundle in force. Raises MaterialError while there is no root."""

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Manifest and CA turned into resources: built once, serialised once, shared by every client that may see them.
 
-    Snapshot(manifest, ca)
-      .marble_routes(type, bind)   listeners and clusters of a type   shared by all its instances with that bind address
+    Snapshot(manifest, ca)                 refused here if the manifest cannot be served (`snapshot_check`)
+      .marble_routes(type, bind)   listeners and clusters of a type   shared by all with the same tags and bind address
       .gateway_routes()            clusters of every port             shared by all gateways
       .endpoints(names, members)   who is behind a cluster            shared by all that talk to the type
       .secrets(type, identity)     what one instance proves itself with, whom it trusts, and whom no more
-  .trust(bundle, revoked)      while roots change, and when somebody is turned out
+      .trust(bundle, revoked)      while roots change, and when somebody is turned out
+      .succeed(other), .settle()   while types go
 
-Caches are by content: an activation or a renewal rebuilds what concerns that one Marble, and the mapping of everything
-else stays the same object, so that streams skip it by identity. `serialised` counts, for tests and curiosity.
+Resources are made when the first client asks for them, one for each entry of the manifest: 10 000 types with one tag
+have one listener. Caches are by content: an activation or a renewal rebuilds what concerns that one Marble, and the
+mapping of everything else stays the same object, so that streams skip it by identity. `serialised` counts, for tests
+and curiosity.
 
 A gateway sees every port of every Marble type, whatever `Peers` says: `Peers` names who may be the *other end of TLS*,
 and a gateway carries ciphertext between two ends without being one.
@@ -18,16 +21,16 @@ and a gateway carries ciphertext between two ends without being one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 
-from cryptography.hazmat.primitives.serialization import Encoding
 from google.protobuf.message import Message
 
 from manifests.address import parse_port
 from manifests.model import Incoming, Manifest, Outgoing
-from sds.ca import CertificateAuthority
-from sds.material import Identity, MaterialError, TrustBundle, is_ca
+from sds.ca import CertificateAuthority, pem_of
+from sds.material import Identity, TrustBundle
 from sds.resources import (
     BUNDLE_NAME,
     CLUSTER,
@@ -35,26 +38,28 @@ from sds.resources import (
     IDENTITY_NAME,
     LISTENER,
     REVOKED_NAME,
+    TYPES_NAME,
     Resource,
     bundle_secret,
     identity_secret,
     make_resource,
     revoked_secret,
+    types_secret,
 )
+from sds.wire.envoy_pb2 import Cluster, Listener
 from xds_server import snapshot_routes as routes
 from xds_server.served_certificates import served_names
-from xds_server.snapshot_tls import SnapshotError, bundle_name, gateway_name
+from xds_server.snapshot_check import check
+from xds_server.snapshot_tls import bundle_name
 
 Resources = Mapping[str, Resource]
 Identities = Mapping[str, Identity]
 Member = tuple[str, int]  # IP address, health status
 # Who is behind a Marble type right now, sorted.
 Members = Callable[[str], Sequence[Member]]
+Tags = tuple[str, ...]
 
-DEFAULT_BIND = "0.0.0.0"
 NOTHING: Identities = MappingProxyType({})
-# A port without `Peers` names every type, and no client takes more than 4096 names for one port.
-MAX_TYPES = 4000
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,76 +83,83 @@ class Routes:
 class Snapshot:
     """All resources of one manifest under one CA. Raises SnapshotError if the manifest cannot be served.
 
-    `bundle`: the roots that are trusted while one replaces the other; without it the CA's own. `revoked`: SPIFFE IDs of
-    instances that nobody is to talk to.
+    Made of 10 000 types in 0.1 s, and of what a hostile manifest may hold in 2 s: not on the event loop.
     """
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        ca: CertificateAuthority,
-        bundle: TrustBundle | None = None,
-        revoked: Iterable[str] = (),
-    ) -> None:
+    def __init__(self, manifest: Manifest, ca: CertificateAuthority) -> None:
+        check(manifest, ca.trust_domain)
         self.serialised = 0
         self._manifest = manifest
-        self._trust_domain = ca.trust_domain
-        self._bundle = bundle or ca.bundle
-        self._revoked = revoked_secret(revoked)
-        self._routes: dict[tuple[str, str], Routes] = {}
-        self._gateway_routes: Routes | None = None
+        self._types = types_secret(ca.trust_domain, manifest.marbles)
+        self._place = routes.Place(manifest, ca.trust_domain, f"types {self._types.version}")
+        self._bundle = ca.bundle
+        self._revoked = revoked_secret(())
+        # By the identity of the manifest's entry, which lives as long as the manifest: equal ones are rare, and to
+        # compare two of them may mean to compare thousands of names.
+        self._inbound: dict[tuple[int, str], Resource] = {}
+        self._others: dict[tuple[str, int], Resource] = {}
+        self._port_bundles: dict[int, Resource] = {}
+        self._routes: dict[tuple[Tags, str], Routes] = {}
         self._endpoints: dict[EndpointKey, tuple[tuple[Member, ...], Resource]] = {}
         self._endpoint_maps: dict[tuple[EndpointKey, ...], Resources] = {}
-        self._shared_secrets: dict[str, Resources] = {}
+        self._trusted_by_all: Resources | None = None
+        self._shared_secrets: dict[Tags, Resources] = {}
         self._secrets: dict[tuple[str, str], tuple[Identity, Identities, Resources]] = {}
-        if len(manifest.marbles) > MAX_TYPES:
-            raise SnapshotError(f"Marbles: {len(manifest.marbles)} types, at most {MAX_TYPES} can be served")
-        self._check_gateways()
-        for marble_type in manifest.marbles:  # now, so that a bad manifest is refused before anything depends on it
-            self.marble_routes(marble_type, DEFAULT_BIND)
-            self._trusted(marble_type)
-        self.gateway_routes()
-
-    def _check_gateways(self) -> None:
-        for name, gateway in self._manifest.mesh.gateways.items():
-            if is_ca(gateway.certificate):
-                # It is trusted as an anchor on ports that list it: as a CA it could make itself any Marble.
-                raise SnapshotError(f"Mesh.Gateways.{name}: a CA certificate cannot be a gateway's identity")
+        self._gateway_routes = self._build_gateway_routes() if manifest.mesh.gateways else _NO_ROUTES
 
     # ---- what a type has in common
 
     def marble_routes(self, marble_type: str, bind: str) -> Routes:
         """Listeners and clusters of a type whose inbound listeners bind to the address `bind`."""
-        key = (marble_type, bind)
+        key = (self._manifest.marbles[marble_type].tls, bind)
         if key not in self._routes:
             self._routes[key] = self._build_routes(marble_type, bind)
         return self._routes[key]
 
     def _build_routes(self, marble_type: str, bind: str) -> Routes:
-        manifest, domain = self._manifest, self._trust_domain
-        incoming = routes.incoming_of(manifest, marble_type)
-        outgoing = routes.outgoing_of(manifest, marble_type)
-        listeners = [routes.inbound_listener(entry, manifest, domain, bind) for entry in incoming]
-        listeners += [routes.outbound_listener(entry) for entry in outgoing]
-        clusters = [routes.app_cluster(entry) for entry in incoming]
-        clusters += [routes.outbound_cluster(entry, manifest, domain) for entry in outgoing]
-        return Routes(
-            self._named(LISTENER, {message.name: message for message in listeners}),
-            self._named(CLUSTER, {message.name: message for message in clusters}),
-            tuple(_endpoint_key(entry) for entry in outgoing if entry.addr in manifest.marbles),
-        )
+        incoming = routes.incoming_of(self._manifest, marble_type)
+        outgoing = routes.outgoing_of(self._manifest, marble_type)
+        listeners = [self._inbound_listener(entry, bind) for entry in incoming]
+        clusters = [self._once(CLUSTER, entry, partial(routes.app_cluster, entry)) for entry in incoming]
+        for peer in outgoing:
+            listeners.append(self._once(LISTENER, peer, partial(routes.outbound_listener, peer)))
+            clusters.append(self._once(CLUSTER, peer, partial(routes.outbound_cluster, peer, self._place)))
+        keys = tuple(_endpoint_key(peer) for peer in outgoing if peer.addr in self._manifest.marbles)
+        return Routes(_by_name(listeners), _by_name(clusters), keys)
 
     def gateway_routes(self) -> Routes:
         """Clusters of every port of every Marble type, without TLS and without listeners."""
-        if self._gateway_routes is None:
-            keys = [
-                EndpointKey(routes.outbound_name(marble_type, entry.port), marble_type, parse_port(entry.port))
-                for marble_type in self._manifest.marbles
-                for entry in routes.incoming_of(self._manifest, marble_type)
-            ]
-            clusters = {key.name: routes.eds_cluster(key.name) for key in keys}
-            self._gateway_routes = Routes(MappingProxyType({}), self._named(CLUSTER, clusters), tuple(keys))
         return self._gateway_routes
+
+    def _build_gateway_routes(self) -> Routes:
+        keys = [
+            EndpointKey(routes.outbound_name(marble_type, entry.port), marble_type, parse_port(entry.port))
+            for marble_type in self._manifest.marbles
+            for entry in routes.incoming_of(self._manifest, marble_type)
+        ]
+        clusters = [self._make(CLUSTER, key.name, routes.eds_cluster(key.name)) for key in keys]
+        return Routes(MappingProxyType({}), _by_name(clusters), tuple(keys))
+
+    def succeed(self, other: Snapshot | None) -> None:
+        """Take another one's place while its roots are still trusted: an Envoy is not to drain anything yet, since
+        what a type that is gone opens meanwhile would stay."""
+        if other is not None:
+            self._mark(other._place.types)
+
+    def settle(self) -> bool:
+        """Nobody has a certificate of a type that is gone: drain what such a one opened. Whether anything changed."""
+        return self._mark(f"types {self._types.version}")
+
+    def _mark(self, types: str) -> bool:
+        if types == self._place.types:
+            return False
+        self._place = replace(self._place, types=types)
+        unnamed = {
+            id(entry) for tag in self._manifest.tls.values() for entry in tag.incoming if routes.names_nobody(entry)
+        }
+        self._inbound = {key: resource for key, resource in self._inbound.items() if key[0] not in unnamed}
+        self._routes.clear()
+        return True
 
     # ---- what changes with the instances
 
@@ -183,6 +195,8 @@ class Snapshot:
     def trust(self, bundle: TrustBundle, revoked: Iterable[str]) -> None:
         """Other roots, other revoked instances. Listeners and clusters stay as they are."""
         self._bundle, self._revoked = bundle, revoked_secret(revoked)
+        self._trusted_by_all = None
+        self._port_bundles.clear()
         self._shared_secrets.clear()
         self._secrets.clear()
 
@@ -191,35 +205,61 @@ class Snapshot:
         self._secrets.pop((marble_type, uuid), None)
 
     def _trusted(self, marble_type: str) -> Resources:
-        if marble_type not in self._shared_secrets:
-            bundles = dict.fromkeys((BUNDLE_NAME, f"spiffe://{self._trust_domain}"), self._bundle)
-            for entry in routes.incoming_of(self._manifest, marble_type):
-                if (name := bundle_name(entry, self._manifest)) != BUNDLE_NAME:
-                    bundles[name] = self._with_gateways(entry)
+        tags = self._manifest.marbles[marble_type].tls
+        if tags not in self._shared_secrets:
+            bundles = {
+                name: self._port_bundle(name, entry)
+                for entry in routes.incoming_of(self._manifest, marble_type)
+                if (name := bundle_name(entry, self._manifest)) != BUNDLE_NAME
+            }
+            self._shared_secrets[tags] = {**self._trusted_everywhere(), **bundles}
+        return self._shared_secrets[tags]
+
+    def _trusted_everywhere(self) -> Resources:
+        if self._trusted_by_all is None:
+            names = (BUNDLE_NAME, f"spiffe://{self._place.trust_domain}")
+            bundles = {name: bundle_secret(name, self._bundle) for name in names}
             self.serialised += len(bundles)
-            secrets = {name: bundle_secret(name, b) for name, b in bundles.items()}
-            self._shared_secrets[marble_type] = secrets | {REVOKED_NAME: self._revoked}
-        return self._shared_secrets[marble_type]
+            self._trusted_by_all = {**bundles, REVOKED_NAME: self._revoked, TYPES_NAME: self._types}
+        return self._trusted_by_all
+
+    def _port_bundle(self, name: str, entry: Incoming) -> Resource:
+        if id(entry) not in self._port_bundles:
+            self.serialised += 1
+            self._port_bundles[id(entry)] = bundle_secret(name, self._with_gateways(entry))
+        return self._port_bundles[id(entry)]
 
     def _with_gateways(self, entry: Incoming) -> TrustBundle:
-        pem = [self._bundle.pem.rstrip() + b"\n"]
-        for peer in entry.peers or ():
-            if (gateway := self._manifest.mesh.gateways.get(peer)) is not None:
-                gateway_name(peer, gateway.certificate, self._trust_domain)
-                pem.append(gateway.certificate.public_bytes(Encoding.PEM))
-        try:
-            return TrustBundle(b"".join(pem))
-        except MaterialError as e:
-            raise SnapshotError(f"trust bundle of port {entry.port}: {e}") from None
+        gateways = self._manifest.mesh.gateways
+        own = (gateways[peer].certificate for peer in entry.peers or () if peer in gateways)
+        return TrustBundle(b"".join((self._bundle.pem.rstrip(), b"\n", *map(pem_of, own))))
 
     # ---- serialisation
 
-    def _named(self, type_url: str, messages: Mapping[str, Message]) -> Resources:
-        return MappingProxyType({name: self._make(type_url, name, message) for name, message in messages.items()})
+    def _inbound_listener(self, entry: Incoming, bind: str) -> Resource:
+        key = id(entry), bind
+        if key not in self._inbound:
+            message = routes.inbound_listener(entry, self._place, bind)
+            self._inbound[key] = self._make(LISTENER, message.name, message)
+        return self._inbound[key]
+
+    def _once(self, type_url: str, entry: object, build: Callable[[], Listener | Cluster]) -> Resource:
+        key = type_url, id(entry)
+        if key not in self._others:
+            message = build()
+            self._others[key] = self._make(type_url, message.name, message)
+        return self._others[key]
 
     def _make(self, type_url: str, name: str, message: Message) -> Resource:
         self.serialised += 1
         return make_resource(type_url, name, message)
+
+
+_NO_ROUTES = Routes(MappingProxyType({}), MappingProxyType({}), ())
+
+
+def _by_name(resources: Iterable[Resource]) -> Resources:
+    return MappingProxyType({resource.name: resource for resource in resources})
 
 
 def _endpoint_key(entry: Outgoing) -> EndpointKey:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -21,6 +22,7 @@ from sds.wire import envoy_pb2
 from xds_server.served_certificates import unfit
 from xds_server.snapshot_tls import SnapshotError, ads, downstream, is_reserved_secret, pack, upstream
 
+ANYWHERE = "0.0.0.0"
 TCP_PROXY = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 
 _STATIC, _STRICT_DNS, _EDS = 0, 1, 3
@@ -30,6 +32,16 @@ _CONNECT = Duration(seconds=5)
 _HANDSHAKE = Duration(seconds=10)
 _SOCKET_MODE = 0o600
 _LABEL = re.compile(r"[a-zA-Z0-9_](?:[a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which mesh it is. `types` marks its set of Marble types: another mark is another filter chain to an Envoy, which
+    then ends what it has admitted by the old one, after its drain time."""
+
+    manifest: Manifest
+    trust_domain: str
+    types: str = ""
 
 
 def incoming_of(manifest: Manifest, marble_type: str) -> tuple[Incoming, ...]:
@@ -64,16 +76,30 @@ def outgoing_of(manifest: Manifest, marble_type: str) -> tuple[Outgoing, ...]:
     return tuple(found.values())
 
 
+def bind_address(advertised: str | None) -> str:
+    """Where an instance's ports listen. On one machine several Marbles share a port by advertising different loopback
+    addresses; elsewhere all interfaces, since the address that others use may not be one of this host's own (NAT, load
+    balancers)."""
+    if advertised is None:
+        return ANYWHERE
+    ip = ipaddress.ip_address(advertised)
+    if ip.is_loopback:
+        return advertised
+    return "::" if ip.version == 6 else ANYWHERE
+
+
 def outbound_name(addr: str, port: str) -> str:
     """Name of the listener, the cluster and the endpoints of a peer."""
     return f"outbound|{addr}|{port}"
 
 
-def inbound_listener(incoming: Incoming, manifest: Manifest, trust_domain: str, bind: str) -> envoy_pb2.Listener:
+def inbound_listener(incoming: Incoming, place: Place, bind: str) -> envoy_pb2.Listener:
     """Accepts from the mesh: TLS ends here, the app gets plaintext."""
     name = f"inbound|{incoming.port}"
     chain = _proxy_to(name, f"app|{incoming.port}")
-    chain.transport_socket.CopyFrom(downstream(incoming, manifest, trust_domain))
+    chain.transport_socket.CopyFrom(downstream(incoming, place.manifest, place.trust_domain))
+    if names_nobody(incoming):
+        chain.name = place.types
     chain.transport_socket_connect_timeout.CopyFrom(_HANDSHAKE)
     return envoy_pb2.Listener(
         name=name,
@@ -82,6 +108,11 @@ def inbound_listener(incoming: Incoming, manifest: Manifest, trust_domain: str, 
         traffic_direction=_INBOUND,
         stat_prefix=name,
     )
+
+
+def names_nobody(incoming: Incoming) -> bool:
+    """Whether any Marble may connect, so that no rule changes with the Marble types."""
+    return incoming.peers is None and not incoming.cert
 
 
 def app_cluster(incoming: Incoming) -> envoy_pb2.Cluster:
@@ -106,10 +137,10 @@ def outbound_listener(outgoing: Outgoing) -> envoy_pb2.Listener:
     )
 
 
-def outbound_cluster(outgoing: Outgoing, manifest: Manifest, trust_domain: str) -> envoy_pb2.Cluster:
+def outbound_cluster(outgoing: Outgoing, place: Place) -> envoy_pb2.Cluster:
     """Originates mutual TLS: to activated instances if a Marble type is addressed, else to a host."""
     name = outbound_name(outgoing.addr, outgoing.port)
-    if outgoing.addr in manifest.marbles:
+    if outgoing.addr in place.manifest.marbles:
         cluster = eds_cluster(name)
         sni = outgoing.addr if _is_dns_name(outgoing.addr) else ""
     else:
@@ -118,7 +149,7 @@ def outbound_cluster(outgoing: Outgoing, manifest: Manifest, trust_domain: str) 
             name, _STATIC if is_ip else _STRICT_DNS, _tcp(outgoing.addr.strip("[]"), parse_port(outgoing.port))
         )
         sni = "" if is_ip else outgoing.addr  # RFC 6066, section 3: no addresses in SNI
-    cluster.transport_socket.CopyFrom(upstream(outgoing, manifest, trust_domain, sni))
+    cluster.transport_socket.CopyFrom(upstream(outgoing, place.manifest, place.trust_domain, sni))
     return cluster
 
 

@@ -4,6 +4,13 @@
 The names that a peer must have stand in the listener or cluster, the certificates that are trusted in the secret
 (`CombinedCertificateValidationContext`): so one bundle serves every port, and a rotation of roots changes no listener.
 
+Where any Marble may be at the other end, that is one prefix and not a list of all types, which would be types times
+ports. A type that the manifest drops still matches it; what ends it is that
+- every worker is told which types there are (`marbles|types`), and refuses and cuts off all others, at once;
+- with an update comes a new root, and no Marble of a dropped type gets a certificate of it: when the old root has left
+  the bundle, within seconds, an Envoy refuses what it has;
+- after that the mark in the listener changes (`Place.types`), and an Envoy drains what it had admitted before.
+
 Envoy keys a secret's subscription by its name and the *bytes* of the ConfigSource. Bytes that change between two
 versions of this software would make every Envoy drop its certificates for a moment, so they are fixed in one place and
 a test pins them.
@@ -19,8 +26,8 @@ from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import BoolValue
 
 from manifests.model import Incoming, Manifest, Outgoing
-from sds.identity import RESERVED_DOMAIN, type_prefix, uri_names
-from sds.resources import BUNDLE_NAME, IDENTITY_NAME, REVOKED_NAME
+from sds.identity import RESERVED_DOMAIN, any_marble_prefix, type_prefix, uri_names
+from sds.resources import BUNDLE_NAME, IDENTITY_NAME, REVOKED_NAME, TYPES_NAME
 from sds.wire import envoy_pb2
 from xds_server.errors import ManifestRefused
 
@@ -61,7 +68,7 @@ def downstream(incoming: Incoming, manifest: Manifest, trust_domain: str) -> env
     if incoming.cert:
         return _presenting(incoming.cert)
     if incoming.peers is None:
-        matchers = _any_marble(manifest, trust_domain)
+        matchers = [_prefix(any_marble_prefix(trust_domain))]
     else:
         matchers = [_peer(peer, manifest, trust_domain) for peer in incoming.peers]
     context = envoy_pb2.DownstreamTlsContext(
@@ -85,14 +92,16 @@ def _presenting(secret: str) -> envoy_pb2.TransportSocket:
 
 def is_reserved_secret(name: str) -> bool:
     """Is this the SDS name of what a Marble proves itself with, or of whom it trusts or refuses?"""
-    return name in (IDENTITY_NAME, BUNDLE_NAME, REVOKED_NAME) or name.startswith((f"{BUNDLE_NAME}|", "spiffe://"))
+    return name in (IDENTITY_NAME, BUNDLE_NAME, REVOKED_NAME, TYPES_NAME) or name.startswith(
+        (f"{BUNDLE_NAME}|", "spiffe://")
+    )
 
 
 def upstream(outgoing: Outgoing, manifest: Manifest, trust_domain: str, sni: str) -> envoy_pb2.TransportSocket:
     """Client side towards a peer: the named type, else the type that is addressed, else any Marble."""
     peer = outgoing.peer or (outgoing.addr if outgoing.addr in manifest.marbles else None)
-    matchers = _any_marble(manifest, trust_domain) if peer is None else [_prefix(type_prefix(trust_domain, peer))]
-    context = envoy_pb2.UpstreamTlsContext(common_tls_context=_common(matchers, BUNDLE_NAME), sni=sni)
+    prefix = any_marble_prefix(trust_domain) if peer is None else type_prefix(trust_domain, peer)
+    context = envoy_pb2.UpstreamTlsContext(common_tls_context=_common([_prefix(prefix)], BUNDLE_NAME), sni=sni)
     return envoy_pb2.TransportSocket(name="tls", typed_config=pack(UPSTREAM_TLS, context))
 
 
@@ -110,11 +119,6 @@ def _common(matchers: Iterable[envoy_pb2.SubjectAltNameMatcher], bundle: str) ->
 def _versions() -> envoy_pb2.TlsParameters:
     # Both ends are ours or an Envoy: 1.3 only. Envoy's client would otherwise offer 1.2 at most.
     return envoy_pb2.TlsParameters(tls_minimum_protocol_version=_TLS_1_3, tls_maximum_protocol_version=_TLS_1_3)
-
-
-def _any_marble(manifest: Manifest, trust_domain: str) -> list[envoy_pb2.SubjectAltNameMatcher]:
-    """Every type by name and not all of them by one prefix: a type that the manifest drops must not match any more."""
-    return [_prefix(type_prefix(trust_domain, marble_type)) for marble_type in sorted(manifest.marbles)]
 
 
 def _prefix(prefix: str) -> envoy_pb2.SubjectAltNameMatcher:

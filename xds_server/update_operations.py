@@ -31,6 +31,7 @@ from xds_server.parameters import ParametersError, dry_run
 from xds_server.records import PendingUpdate, Records
 from xds_server.secret_rules import after_update, new_root_secret, regenerate_shared_certificates
 from xds_server.sign_quote import sign_with_root
+from xds_server.snapshot import Snapshot
 from xds_server.users import check_may_update, user_of
 
 _log = get_logger(__name__)
@@ -79,9 +80,10 @@ async def _update_packages(core: Core, update: PackageUpdate, certificates: Sequ
     now = core.ports.clock()
     records = updates.raise_versions(core.records, manifest, user, update, now)
     ca = await asyncio.to_thread(core.ca.rotate, now)
+    snapshot = await asyncio.to_thread(Snapshot, manifest, ca)
     secrets = await asyncio.to_thread(regenerate_shared_certificates, core.records.secrets, manifest, ca, now)
     await core.commit(replace(records, ca=ca, secrets=MappingProxyType(secrets)))
-    _put_in_force(core)
+    _put_in_force(core, snapshot)
     _log.info("SecurityVersion increased", user=user, packages=list(update.versions))
 
 
@@ -132,6 +134,7 @@ async def _apply(core: Core, records: Records, wanted: Manifest) -> Mapping[str,
     now, old = core.ports.clock(), in_force(core)
     written = core.written or old
     made = await asyncio.to_thread(_generate, core, records, wanted)
+    snapshot = await asyncio.to_thread(Snapshot, wanted, made.ca)
     try:
         await asyncio.to_thread(dry_run, wanted, made.secrets)
     except ParametersError as e:
@@ -142,7 +145,7 @@ async def _apply(core: Core, records: Records, wanted: Manifest) -> Mapping[str,
         # The very next commit takes the key: nothing may fail between the two.
         core.ports.store.new_key(recovery.dek, recovery.recovery_data)
     await core.commit(updated, wanted)
-    _put_in_force(core)
+    _put_in_force(core, snapshot)
     say_what_matters(core, wanted)
     _log.info("Complete Manifest updated", manifestFingerprint=wanted.fingerprint)
     return None if recovery is None else recovery.encrypted
@@ -167,7 +170,7 @@ def _waiting(update: PendingUpdate) -> UpdateAnswer:
     return UpdateAnswer(update.missing, updates.missing_users(update))
 
 
-def _put_in_force(core: Core) -> None:
+def _put_in_force(core: Core, snapshot: Snapshot) -> None:
     """Tell the mesh of manifest and CA in the records; Marbles that they no longer allow are revoked."""
     manifest, insecure = in_force(core), core.insecure
 
@@ -175,7 +178,7 @@ def _put_in_force(core: Core) -> None:
         return still_allowed(manifest, marble.marble_type, marble.claims, insecure=insecure)
 
     core.identities.use_ca(core.ca)
-    for marble in core.ports.mesh.update(manifest, core.ca, allowed):
+    for marble in core.ports.mesh.update(manifest, core.ca, allowed, snapshot):
         core.identities.forget((marble.marble_type, marble.uuid))
         _log.info("instance revoked", MarbleType=marble.marble_type, UUID=marble.uuid)
     core.identities.adopt(manifest.fingerprint, manifest.mesh.certificate_lifetime)

@@ -30,6 +30,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 ROTATIONS = 5
 STAYING = 10
+# Whatever ends connections by changing a listener shows within this test, and not after ten minutes.
+DRAIN = ("--drain-time-s", "1", "--drain-strategy", "immediate")
 
 
 @dataclass
@@ -108,7 +110,7 @@ async def test_two_envoys_follow_rotations_under_traffic(incremental: bool, tmp_
         _, port = await stack.enter_async_context(serving(town))
         at_voting, at_web = bootstrap("voting", port), bootstrap("web", port)
         await stack.enter_async_context(echo_app(tmp_path / "voting" / f"{inbound}.sock"))
-        voting = await stack.enter_async_context(running_envoy(at_voting, tmp_path / "voting"))
+        voting = await stack.enter_async_context(running_envoy(at_voting, tmp_path / "voting", *DRAIN))
         web = await stack.enter_async_context(running_envoy(at_web, tmp_path / "web"))
         assert await until(lambda: f"127.0.0.1:{inbound}::" in web.get("/clusters") and voting.active_listeners())
         traffic = Traffic(outbound)
@@ -132,13 +134,30 @@ async def test_two_envoys_follow_rotations_under_traffic(incremental: bool, tmp_
 
 
 async def type_is_gone(town: Town, uuid: str, inbound: int, outbound: int) -> None:
-    """A type that an update drops is in no rule any more, so that even a good certificate does not help."""
+    """A type that an update drops gets no certificate of the new root; what it has opened until the old one has left
+    the bundle, also after the update, is drained then."""
+    tls = client_context(town.identity("other", uuid), town.ca.bundle)
+    before = await dial(inbound, tls)
     left = manifest(town_tls(inbound, outbound), {"web": ["web"], "voting": ["voting"]})
     (gone,) = town.update(left)
     assert gone.uuid == uuid
+    during = await dial(inbound, tls)
     await town.settled()
-    assert not await gets_in(inbound, client_context(town.identity("other", uuid), town.ca.bundle))
+    assert not await gets_in(inbound, tls)
     assert await gets_in(inbound, client_context(town.identity("web", uuid), town.ca.bundle))
+    async with asyncio.timeout(20):
+        for reader, writer in (before, during):
+            assert await reader.read() == b""
+            writer.close()
+
+
+async def dial(port: int, tls: ssl.SSLContext) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection on which a first answer has come."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls, server_hostname="")
+    writer.write(b"ping")
+    async with asyncio.timeout(10):
+        assert await reader.readexactly(4) == b"ping"
+    return reader, writer
 
 
 @pytest.mark.parametrize("incremental", [False, True], ids=["sotw", "delta"])

