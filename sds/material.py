@@ -128,7 +128,7 @@ def check_identity(identity: Identity, bundle: TrustBundle, now: datetime) -> No
 def check_chain(identity: Identity, now: datetime) -> None:
     """Raise MaterialError unless every certificate of the chain is valid at `now` and issued by the one behind it."""
     for position, certificate in enumerate(identity.certificates):
-        _check_dates(certificate, "leaf" if position == 0 else f"chain certificate {position + 1}", now)
+        check_dates(certificate, "leaf" if position == 0 else f"chain certificate {position + 1}", now)
     for position, (certificate, issuer) in enumerate(pairwise(identity.certificates)):
         try:
             check_issued_by(certificate, issuer, intermediates=position)
@@ -147,7 +147,7 @@ def check_bundle(bundle: TrustBundle, now: datetime, *, pinned_leaves: bool = Fa
     for position, certificate in enumerate(bundle.certificates, start=1):
         if pinned_leaves and not is_ca(certificate):
             continue
-        _check_dates(certificate, f"bundle certificate {position}", now)
+        check_dates(certificate, f"bundle certificate {position}", now)
         try:
             _check_can_issue(certificate, intermediates=0)
         except MaterialError as e:
@@ -170,7 +170,7 @@ def check_issued_by(certificate: x509.Certificate, issuer: x509.Certificate, int
         raise MaterialError("issuer name differs from the subject of the certificate above it") from None
     except (InvalidSignature, TypeError, UnsupportedAlgorithm):
         raise MaterialError("signature was not made by the certificate above it") from None
-    wanted, offered = _authority_key_id(certificate), _subject_key_id(issuer)
+    wanted, offered = authority_key_id(certificate), subject_key_id(issuer)
     if wanted is not None and offered is not None and wanted != offered:
         raise MaterialError("authority key id differs from the subject key id of the certificate above it")
 
@@ -187,14 +187,15 @@ def _is_anchored(certificate: x509.Certificate, anchor: x509.Certificate, positi
     if certificate == anchor and position > 0:
         return True  # its dates and its place as a CA were checked as part of the chain
     try:
-        _check_dates(anchor, "anchor", now)
+        check_dates(anchor, "anchor", now)
         check_issued_by(certificate, anchor, intermediates=position)
     except MaterialError:
         return False
     return True
 
 
-def _check_dates(certificate: x509.Certificate, what: str, now: datetime) -> None:
+def check_dates(certificate: x509.Certificate, what: str, now: datetime) -> None:
+    """Raise MaterialError unless the certificate, called `what`, is valid at `now`."""
     if now < certificate.not_valid_before_utc:
         raise MaterialError(f"{what} is not valid before {certificate.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ}")
     if now > certificate.not_valid_after_utc:
@@ -272,14 +273,16 @@ def _public_key(certificate: x509.Certificate) -> CertificatePublicKeyTypes:
         raise MaterialError("certificate has a public key of an unknown kind") from None
 
 
-def _authority_key_id(certificate: x509.Certificate) -> bytes | None:
+def authority_key_id(certificate: x509.Certificate) -> bytes | None:
+    """Which key signed it, as it says itself; None if it does not."""
     try:
         return certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
     except x509.ExtensionNotFound:
         return None
 
 
-def _subject_key_id(certificate: x509.Certificate) -> bytes | None:
+def subject_key_id(certificate: x509.Certificate) -> bytes | None:
+    """How others name its key; None if it has no name."""
     try:
         return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
     except x509.ExtensionNotFound:

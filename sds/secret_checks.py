@@ -30,7 +30,18 @@ from google.protobuf.message import DecodeError
 
 from sds.identity import IdentityError, SpiffeId, spiffe_id_of
 from sds.keys import MAX_KEY_PEM, PrivateKey, SigningKey
-from sds.material import Identity, MaterialError, TrustBundle, check_bundle, check_chain, check_leaf, check_server
+from sds.material import (
+    Identity,
+    MaterialError,
+    TrustBundle,
+    authority_key_id,
+    check_bundle,
+    check_chain,
+    check_dates,
+    check_leaf,
+    check_server,
+    subject_key_id,
+)
 from sds.resources import BUNDLE_NAME, IDENTITY_NAME, MAX_SECRET, SECRET, Resource, read_secret, unknown_field
 from sds.secret_revocation import check_crl, check_ocsp
 from sds.spiffe_validator import CONFIG, VALIDATOR
@@ -73,6 +84,25 @@ def check_secret(resource: Resource, now: datetime) -> None:
             _inline(secret.generic_secret, "secret", "generic")
         case _:
             raise SecretRefused("kind", "secret holds nothing")
+
+
+def check_issued(name: str, identity: Identity, anchors: frozenset[bytes], now: datetime) -> None:
+    """The same for an identity that our own CA has just made and inspected, 20 us instead of 600: what time and place
+    can still make wrong. `anchors`: the subject key ids of the bundle that its holder gets, so that nobody is given a
+    certificate whose root it does not have yet. Raises SecretRefused."""
+    with _checking("chain"):
+        check_dates(identity.leaf, "leaf", now)
+        check_leaf(identity.leaf)
+        if authority_key_id(identity.leaf) not in anchors:
+            raise MaterialError("identity is of a root that is not in the bundle that its holder gets")
+    _check_name(name, identity)
+
+
+def anchors_of(bundle: Resource) -> frozenset[bytes]:
+    """The subject key ids of a bundle that is published. Raises SecretRefused if it is none."""
+    with _checking("bundle"):
+        certificates = TrustBundle(_inline(_parse(bundle).validation_context, "trusted_ca", "bundle")).certificates
+        return frozenset(key for certificate in certificates if (key := subject_key_id(certificate)) is not None)
 
 
 def _parse(resource: Resource) -> pb.Secret:
