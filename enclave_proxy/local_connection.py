@@ -35,6 +35,8 @@ FIRST_CALL_SECONDS = 10.0
 IDLE_SECONDS = 300.0
 # h2 announces 100 streams; calls that were reset and have not ended yet come on top.
 MAX_CALLS = 200
+# Answers that nobody reads (to pings and settings, which cost a client nothing to send). Messages wait for their turn.
+MAX_UNREAD = 256 * 1024
 
 _WINDOWS = Configuration(http2_connection_window_size=1024 * 1024, http2_stream_window_size=256 * 1024)
 _HTTP2 = H2Configuration(client_side=False, header_encoding="ascii")
@@ -172,6 +174,8 @@ class LocalProtocol(H2Protocol):
             for event in events:
                 self.processor.process(event)
             self.connection.flush()
+            if self._transport is not None and self._transport.get_write_buffer_size() > MAX_UNREAD:
+                self.abort(Unwelcome.MISBEHAVED)
         except Exception:
             # h2 and hpack raise for what is wrong, grpclib for frames that it does not know and for talk after a
             # goodbye. All of it is the client's doing, and none of it is worth a traceback.

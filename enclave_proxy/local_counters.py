@@ -26,6 +26,8 @@ class LocalCounters:
     """calls that have ended, by method and gRPC status"""
     sent: Counter[str] = field(default_factory=Counter)
     """messages sent, by method"""
+    missing: int = 0
+    """names that were asked for and do not exist"""
     nacks: int = 0
     """secrets that an Envoy rejected"""
     suppressed_logs: int = 0

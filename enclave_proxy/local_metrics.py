@@ -25,10 +25,12 @@ def local_metrics(sockets: Iterable[LocalCounters]) -> Iterator[Metric]:
     sent = CounterMetricFamily(
         f"{_PREFIX}messages_sent", "Identities, bundles and secrets given to clients", labels=["socket", "method"]
     )
+    missing = CounterMetricFamily(f"{_PREFIX}names_not_found", "Secrets asked for that do not exist", labels=["socket"])
     nacks = CounterMetricFamily(f"{_PREFIX}nacks", "Secrets that a local Envoy rejected", labels=["socket"])
     for numbers in sockets:
         accepted.add_metric([numbers.socket], numbers.accepted)
         active.add_metric([numbers.socket], numbers.active)
+        missing.add_metric([numbers.socket], numbers.missing)
         nacks.add_metric([numbers.socket], numbers.nacks)
         for reason, count in numbers.refused.items():
             refused.add_metric([numbers.socket, reason.value], count)
@@ -38,4 +40,4 @@ def local_metrics(sockets: Iterable[LocalCounters]) -> Iterator[Metric]:
             ended.add_metric([numbers.socket, method, status], count)
         for method, count in numbers.sent.items():
             sent.add_metric([numbers.socket, method], count)
-    yield from (accepted, active, refused, streams, ended, sent, nacks)
+    yield from (accepted, active, refused, streams, ended, sent, missing, nacks)

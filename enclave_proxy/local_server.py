@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import traceback
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from enclave_proxy.admission import LogBudget
 from enclave_proxy.local_call import Log, Methods
@@ -87,7 +89,8 @@ class LocalServer:
             try:
                 connection, _ = await loop.sock_accept(listener)
             except OSError as error:
-                self._log.warning("cannot accept on a local socket", socket=self.counters.socket, reason=str(error))
+                if self._budget.take():
+                    self._log.warning("cannot accept on a local socket", socket=self.counters.socket, reason=str(error))
                 await asyncio.sleep(ACCEPT_RETRY)
                 continue
             await self._welcome(connection)
@@ -151,5 +154,9 @@ class LocalServer:
         )
 
     def _bug(self, error: BaseException) -> None:
-        # The type alone: a text might quote what was being served.
-        self._log.error("bug: a local socket's task failed", socket=self.counters.socket, error=type(error).__name__)
+        # Type and place alone: a text might quote what was being served.
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+        self._log.error(
+            "bug: a local socket's task failed", socket=self.counters.socket, error=type(error).__name__, place=place
+        )

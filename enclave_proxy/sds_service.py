@@ -22,6 +22,8 @@ from sds.resources import SECRET
 
 SERVICE = "/envoy.service.secret.v3.SecretDiscoveryService"
 IDENTIFIER = "marblemesh-worker"
+# A worker has five names and one for each certificate that its ports present.
+MAX_NAMES = 256
 
 
 class SdsService:
@@ -88,6 +90,9 @@ class _Conversation:
 
     def _take(self, data: bytes) -> None:
         receipt = self._stream.receive_bytes(data)
+        if sum(count for _, count in self._stream.subscriptions) > MAX_NAMES:
+            raise ProtocolError("RESOURCE_EXHAUSTED", f"more than {MAX_NAMES} names on one stream")
+        self._call.counters.missing += receipt.missing
         if receipt.kind is Kind.NACK:
             self._call.counters.nacks += 1
             self._log.warning("secret rejected by the local client", error=receipt.error)

@@ -8,7 +8,7 @@ import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -260,6 +260,24 @@ async def test_a_flood_of_resets_costs_the_client_its_connection(
     await asyncio.to_thread(client.flush)
     assert await asyncio.to_thread(client.ended)
     await until(lambda: server.counters.refused == {Unwelcome.MISBEHAVED: 1})
+    assert await echoed(tmp_path / "s")
+
+
+async def test_a_client_that_asks_and_asks_and_reads_nothing_is_cut_off(
+    connect: Connect, server: LocalServer, tmp_path: Path
+) -> None:
+    client = connect()
+    client.open()
+    pings = b"".join(b"\x00\x00\x08\x06\x00\x00\x00\x00\x00" + n.to_bytes(8, "big") for n in range(1000))
+
+    def flood() -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):
+            for _ in range(1000):
+                client.socket.sendall(pings)
+            pytest.fail("17 MB of pings were taken")
+
+    await asyncio.to_thread(flood)
+    assert server.counters.refused == {Unwelcome.MISBEHAVED: 1}
     assert await echoed(tmp_path / "s")
 
 

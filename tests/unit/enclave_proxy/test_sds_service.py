@@ -60,7 +60,7 @@ async def test_an_incremental_client_gets_secrets_and_follows_them(place: Place)
 
 
 async def test_a_name_that_does_not_exist_yet_is_answered_at_once_and_served_when_it_does(place: Place) -> None:
-    path, views, _ = place
+    path, views, server = place
     client = DeltaClient(discovery_pb2.Node(id="local"))
     client.subscribe(SECRET, ["later"])
     client.connected()
@@ -69,6 +69,7 @@ async def test_a_name_that_does_not_exist_yet_is_answered_at_once_and_served_whe
         await call.write(client.take())
         update = client.receive_bytes(await read(call))
         assert (update.resources, dict(update.errors)) == ((), {"later": (5, "does not exist")})
+        assert server.counters.missing == 1
         client.ack(update)
         await call.write(client.take())
         await views.publish(view(SDS={"later": "1"}))
@@ -107,8 +108,9 @@ async def test_all_names_of_one_request_are_served_each_in_a_response_of_its_own
         (b"\x0a\x05x", grpc.StatusCode.INVALID_ARGUMENT),
         (b"\x22\x01x", grpc.StatusCode.INVALID_ARGUMENT),
         (b"\x0a" * 300_000, grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (asking(*map(str, range(257))), grpc.StatusCode.RESOURCE_EXHAUSTED),
     ],
-    ids=["no protobuf", "another type", "too long"],
+    ids=["no protobuf", "another type", "too long", "too many names"],
 )
 async def test_bad_requests_end_their_stream_and_nothing_else(place: Place, body: bytes, code: grpc.StatusCode) -> None:
     async with grpc.aio.insecure_channel(f"unix:{place[0]}") as channel:
