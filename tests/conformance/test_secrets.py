@@ -1,589 +1,431 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Secrets: generation, derivation, certificates, what an update does to them, uploads and their JSON.
+"""Secrets as Marbles and users meet them: what is derived and how, what is random, what is shared, what is uploaded.
 
-One test for each stated fact, on the rules; the wire is tested with the client API.
+Marbles ask over the Marble API, users by curl; certificates that secrets hold are judged by OpenSSL.
 """
 
 from __future__ import annotations
 
 import base64
-import json
-import pickle
-import subprocess
+from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from functools import cache
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_private_key
-from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
+import pytest_asyncio
 
-from manifests.model import Manifest
-from manifests.parse import parse
-from sds.ca import CertificateAuthority, pem_of
-from sds.secret_certificates import SecretError, generate_key, issue
-from sds.secret_derivation import DerivationError, derive_symmetric
-from sds.secret_template import SecretTemplate
-from sds.secrets import Secret, SecretKind
-from tests.kit.coordinator import PACKAGE
-from tests.kit.programs import program
-from xds_server.records import Records
-from xds_server.secret_rules import (
-    SecretsRefused,
-    after_update,
-    for_instance,
-    generate_shared,
-    parse_upload,
-    regenerate_shared_certificates,
-    to_json,
-)
-from xds_server.state import State
+from sds.wire.marble_pb2 import Parameters
+from tests.kit.coordinator import Bench, manifest
+from tests.kit.deployment import b64
+from tests.kit.marble_deployment import MarbleDeployment, deployed, owned, web
+from tests.kit.openssl_judge import openssl, public_key, verifies, x509
+from tests.kit.users import user
+from xds_server.coordinator import fresh_records
 
-NOW = datetime.now(UTC).replace(microsecond=0)
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 UUID = "11111111-2222-3333-4444-555555555555"
+OTHER = "6ba7b810-9dad-41d1-80b4-00c04fd430c8"
 ROOT_SECRET = b"\x42" * 32
-SYMMETRIC = {"Type": "symmetric-key", "Size": 256}
-ECDSA = {"Type": "cert-ecdsa", "Size": 256}
-ALL = "{{ range .Secrets }}{{ end }}{{ range .Previous.Secrets }}{{ end }}"
+# Of the protocol's description, computed with another implementation of HKDF.
+BOUND = "cd57713164d46ad99f09541e88e64301d0573aeacf0b6f953a08aa29014b7334"
+UNBOUND = "43356dced0202b9372a5c94b08d9559e6a80d88c2afae03e618e344a93ceff2f"
+ALICE = user("alice")
 
 
-@cache
-def ca() -> CertificateAuthority:
-    return CertificateAuthority.create(["localhost"], [], NOW - timedelta(hours=1))
+def symmetric(bits: int, **members: object) -> dict[str, object]:
+    return {"Type": "symmetric-key", "Size": bits} | members
 
 
-def manifest(secrets: dict[str, object], *, template: str = ALL, config: object = None, **marble: object) -> Manifest:
-    document = {
-        "Packages": {"app": PACKAGE},
-        "Marbles": {"backend": {"Package": "app", "Parameters": {"Files": {"f": template}}, **marble}},
-        "Secrets": secrets,
-        "Config": config,
-    }
-    return parse(json.dumps(document).encode())
+def hexed(*names: str) -> dict[str, str]:
+    """An environment with these secrets and their previous generation in hexadecimal digits."""
+    env = {name: f'{{{{ hex (index .Secrets "{name}") }}}}' for name in names}
+    return env | {f"previous {name}": f'{{{{ hex (index .Previous.Secrets "{name}") }}}}' for name in names}
 
 
-def records(what: Manifest, **changes: object) -> Records:
-    secrets = generate_shared(what, ca(), NOW)
-    made = Records(
-        State.ACCEPTING_MARBLES,
-        ca(),
-        ROOT_SECRET,
-        b"\x43" * 32,
-        manifest=what.raw,
-        secrets=secrets,
-        previous_secrets=secrets,
-    )
-    return replace(made, **changes)  # type: ignore[arg-type]
+def hkdf(root_secret: bytes, salt: str, info: str, size: int) -> str:
+    """HKDF-SHA256 by OpenSSL, hexadecimal."""
+    options = {"digest": "SHA256", "hexkey": root_secret.hex(), "hexsalt": salt.encode().hex()}
+    if info:
+        options["hexinfo"] = info.encode().hex()
+    flags = [word for name, value in options.items() for word in ("-kdfopt", f"{name}:{value}")]
+    return openssl("kdf", "-keylen", str(size), *flags, "-binary", "HKDF").hex()
 
 
-def certificate(**cert: object) -> x509.Certificate:
-    """What a generated certificate looks like when the manifest asks for this."""
-    secret = generate_shared(manifest({"c": {**ECDSA, "Shared": True, "Cert": cert}}), ca(), NOW)["c"]
-    return x509.load_der_x509_certificate(secret.certificate or b"")
+# --- keys derived for one Marble
 
 
-def refusal(**cert: object) -> str:
-    with pytest.raises(SecretsRefused) as caught:
-        certificate(**cert)
-    return str(caught.value)
-
-
-# --- derivation
-
-
-@pytest.mark.parametrize(
-    ("info", "expected"),
-    [
-        ("backend", "cd57713164d46ad99f09541e88e64301d0573aeacf0b6f953a08aa29014b7334"),
-        ("", "43356dced0202b9372a5c94b08d9559e6a80d88c2afae03e618e344a93ceff2f"),
-    ],
-)
-def test_the_derivation_vectors(info: str, expected: str) -> None:
-    assert derive_symmetric(ROOT_SECRET, UUID, "mykey", info, 256).hex() == expected
-
-
-@pytest.mark.parametrize("bits", [0, 12, 65288, -8])
-def test_keys_that_cannot_be_derived(bits: int) -> None:
-    with pytest.raises(DerivationError):
-        derive_symmetric(ROOT_SECRET, UUID, "k", "t", bits)
-
-
-def test_the_largest_derived_key() -> None:
-    assert len(derive_symmetric(ROOT_SECRET, UUID, "k", "t", 65280)) == 8160
-
-
-def test_an_instance_gets_the_derived_key_each_time() -> None:
-    what = manifest({"mykey": SYMMETRIC})
-    state = records(what)
-    first, second = (for_instance(state, what, "backend", UUID, NOW)[0]["mykey"] for _ in range(2))
-    assert first == second
-    assert first.private.hex() == "cd57713164d46ad99f09541e88e64301d0573aeacf0b6f953a08aa29014b7334"
-    assert first.public == first.private
-
-
-def test_without_secret_binding_the_type_does_not_count() -> None:
-    what = manifest({"mykey": SYMMETRIC}, DisableSecretBinding=True)
-    key = for_instance(records(what), what, "backend", UUID, NOW)[0]["mykey"]
-    assert key.private.hex() == "43356dced0202b9372a5c94b08d9559e6a80d88c2afae03e618e344a93ceff2f"
-
-
-def test_the_previous_generation_is_derived_from_the_previous_root_secret() -> None:
-    what = manifest({"mykey": SYMMETRIC})
-    previous = for_instance(records(what), what, "backend", UUID, NOW)[1]["mykey"]
-    assert previous.private == derive_symmetric(b"\x43" * 32, UUID, "mykey", "backend", 256)
-
-
-# --- generation
-
-
-def test_a_shared_key_is_random_and_the_same_for_all() -> None:
-    what = manifest({"k": {**SYMMETRIC, "Shared": True}})
-    state = records(what)
-    keys = {for_instance(state, what, "backend", str(n) * 36, NOW)[0]["k"].private for n in range(3)}
-    assert keys == {state.secrets["k"].private}
-    assert len(state.secrets["k"].private) == 32
-    assert generate_shared(what, ca(), NOW)["k"].private not in keys
-
-
-def test_a_shared_certificate_is_the_same_for_all() -> None:
-    what = manifest({"c": {**ECDSA, "Shared": True}})
-    state = records(what)
-    assert for_instance(state, what, "backend", UUID, NOW)[0]["c"] == state.secrets["c"]
-
-
-def test_a_certificate_per_marble_is_new_at_every_activation() -> None:
-    what = manifest({"c": ECDSA})
-    state = records(what)
-    made = [for_instance(state, what, "backend", UUID, NOW)[generation]["c"] for generation in (0, 0, 1)]
-    assert len({secret.private for secret in (*made, state.secrets["c"])}) == 4
-
-
-def test_placeholders_stand_in_the_store_and_are_not_handed_out() -> None:
-    what = manifest({"k": SYMMETRIC, "c": ECDSA})
-    state = records(what)
-    current, previous = for_instance(state, what, "backend", UUID, NOW)
-    for name in ("k", "c"):
-        assert state.secrets[name].kind is current[name].kind
-        assert state.secrets[name].private not in (current[name].private, previous[name].private)
-
-
-def test_secrets_that_a_marble_cannot_name_are_not_made_for_it() -> None:
-    what = manifest({"k": SYMMETRIC, "c": {"Type": "cert-rsa", "Size": 4096}}, template="{{ hex .Secrets.k }}")
-    state = replace(records(manifest({"k": SYMMETRIC})), manifest=what.raw)
-    state = replace(state, secrets={**state.secrets, "c": Secret(SecretKind.CERT_RSA, 4096)})
-    current, previous = for_instance(state, what, "backend", UUID, NOW)
-    assert (set(current), set(previous)) == ({"k"}, set())
-
-
-def test_a_user_defined_secret_begins_empty() -> None:
-    secret = generate_shared(manifest({"u": {"Type": "plain", "UserDefined": True}}), ca(), NOW)["u"]
-    assert (secret.private, secret.public, secret.certificate) == (b"", b"", None)
-
-
-@pytest.mark.parametrize(
-    ("kind", "size", "key_type"),
-    [
-        ("cert-rsa", 2048, rsa.RSAPrivateKey),
-        ("cert-ecdsa", 224, ec.EllipticCurvePrivateKey),
-        ("cert-ecdsa", 256, ec.EllipticCurvePrivateKey),
-        ("cert-ecdsa", 384, ec.EllipticCurvePrivateKey),
-        ("cert-ecdsa", 521, ec.EllipticCurvePrivateKey),
-        ("cert-ed25519", 0, ed25519.Ed25519PrivateKey),
-    ],
-)
-def test_every_kind_of_certificate(kind: str, size: int, key_type: type) -> None:
-    secret = issue(SecretTemplate(), SecretKind(kind), size, ca(), NOW)
-    key = load_der_private_key(secret.private, None)
-    assert isinstance(key, key_type)
-    assert getattr(key, "key_size", 0) == size
-    public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    leaf = x509.load_der_x509_certificate(secret.certificate or b"")
-    assert secret.public == public == leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    leaf.verify_directly_issued_by(ca().marble_root)
-    leaf.verify_directly_issued_by(ca().intermediate)
-
-
-@pytest.mark.parametrize(
-    ("kind", "size"), [("cert-rsa", 512), ("cert-rsa", 16384), ("cert-ecdsa", 192), ("cert-ed25519", 256), ("plain", 8)]
-)
-def test_keys_that_are_not_generated(kind: str, size: int) -> None:
-    with pytest.raises(SecretError):
-        generate_key(SecretKind(kind), size)
-
-
-def test_keys_can_be_made_elsewhere() -> None:
-    """In a thread or another process: the slow part is a function of two small values."""
-    function, arguments = pickle.loads(pickle.dumps((generate_key, (SecretKind.CERT_ECDSA, 256))))
-    key = function(*arguments)
-    assert issue(SecretTemplate(), SecretKind.CERT_ECDSA, 256, ca(), NOW, key=key).private == key
-
-
-# --- certificate templates
-
-
-def test_the_defaults_of_a_certificate() -> None:
-    made = certificate()
-    names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert names.get_values_for_type(x509.DNSName) == ["localhost"]
-    assert [str(a) for a in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "::1"]
-    assert list(made.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == [
-        ExtendedKeyUsageOID.SERVER_AUTH,
-        ExtendedKeyUsageOID.CLIENT_AUTH,
-    ]
-    assert made.extensions.get_extension_for_class(x509.BasicConstraints).value.ca is False
-    assert made.subject.rfc4514_string() == "CN=localhost"
-    assert made.issuer.rfc4514_string() == "CN=MarbleRun Coordinator - Intermediate CA"
-    assert (made.not_valid_before_utc, made.not_valid_after_utc) == (NOW, NOW + timedelta(days=365))
-    assert 0 < made.serial_number < 2**128
-
-
-def test_the_default_key_usage_lets_only_a_ca_sign_certificates() -> None:
-    """MarbleRun sets keyCertSign on all; strict verifiers refuse that on a certificate that is no CA."""
-    for is_ca in (False, True):
-        usage = certificate(IsCA=is_ca).extensions.get_extension_for_class(x509.KeyUsage)
-        assert (usage.critical, usage.value.digital_signature, usage.value.key_cert_sign) == (True, True, is_ca)
-
-
-def test_a_common_name_follows_from_a_single_dns_name() -> None:
-    assert certificate(DNSNames=["a.example"]).subject.rfc4514_string() == "CN=a.example"
-    several = certificate(DNSNames=["a.example", "b.example"])
-    assert several.subject.rfc4514_string() == "CN=MarbleRun Generated Certificate"
-
-
-def test_everything_useful_of_a_template() -> None:
-    made = certificate(
-        Subject={"CommonName": "cn", "Organization": ["o1", "o2"], "Country": ["DE"], "SerialNumber": "7"},
-        DNSNames=["a.example"],
-        IPAddresses=["10.0.0.1"],
-        EmailAddresses=["a@example.com"],
-        URIs=[{"Scheme": "https", "Host": "h.example", "Path": "/p", "RawQuery": "q=1"}],
-        NotAfter="2099-01-02T03:04:05Z",
-        KeyUsage=5,
-        ExtKeyUsage=[0, 3, 9],
-        CRLDistributionPoints=["http://crl.example/"],
-        OCSPServer=["http://ocsp.example/"],
-        IssuingCertificateURL=["http://ca.example/"],
-        PolicyIdentifiers=[[1, 2, 3]],
-    )
-    names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert [str(name.value) for name in names] == [
-        "a.example",
-        "a@example.com",
-        "10.0.0.1",
-        "https://h.example/p?q=1",
-    ]
-    assert [a.value for a in made.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)] == ["o1", "o2"]
-    assert made.not_valid_after_utc == datetime(2099, 1, 2, 3, 4, 5, tzinfo=UTC)
-    usage = made.extensions.get_extension_for_class(x509.KeyUsage).value
-    assert (usage.digital_signature, usage.key_encipherment, usage.key_cert_sign) == (True, True, False)
-    assert [oid.dotted_string for oid in made.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value] == [
-        "2.5.29.37.0",
-        "1.3.6.1.5.5.7.3.3",
-        "1.3.6.1.5.5.7.3.9",
-    ]
-    for oid in (
-        ExtensionOID.CRL_DISTRIBUTION_POINTS,
-        ExtensionOID.AUTHORITY_INFORMATION_ACCESS,
-        ExtensionOID.CERTIFICATE_POLICIES,
-    ):
-        made.extensions.get_extension_for_oid(oid)
-
-
-def test_valid_for_counts_days_from_now() -> None:
-    what = manifest({"c": {**ECDSA, "ValidFor": 7}})
-    later = NOW + timedelta(days=100)
-    secret = for_instance(records(what), what, "backend", UUID, later)[0]["c"]
-    assert x509.load_der_x509_certificate(secret.certificate or b"").not_valid_after_utc == later + timedelta(days=7)
-
-
-def test_a_life_beyond_the_issuer_ends_with_it() -> None:
-    what = manifest({"c": {**ECDSA, "Shared": True, "ValidFor": 2**63}})
-    made = x509.load_der_x509_certificate(generate_shared(what, ca(), NOW)["c"].certificate or b"")
-    assert made.not_valid_after_utc <= ca().marble_root.not_valid_after_utc
-
-
-def test_name_constraints_of_a_template() -> None:
-    made = certificate(
-        IsCA=True,
-        MaxPathLen=0,
-        MaxPathLenZero=True,
-        PermittedDNSDomains=["example"],
-        ExcludedIPRanges=[{"IP": "10.0.0.0", "Mask": "/wAAAA=="}],
-    )
-    assert made.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length == 0
-    constraints = made.extensions.get_extension_for_class(x509.NameConstraints).value
-    assert [name.value for name in constraints.permitted_subtrees or ()] == ["example"]
-    assert "10.0.0.0/8" in [str(name.value) for name in constraints.excluded_subtrees or ()]
-
-
-@pytest.mark.parametrize(
-    ("cert", "expected"),
-    [
-        ({"ExtKeyUsage": [99]}, "ExtKeyUsage: unknown number"),
-        ({"KeyUsage": 512}, "KeyUsage: 512"),
-        ({"KeyUsage": 128}, "KeyUsage: encipher_only"),
-        ({"MaxPathLen": 3}, "only CAs are allowed to specify MaxPathLen"),
-        ({"SignatureAlgorithm": 4}, "requested SignatureAlgorithm does not match private key type"),
-        ({"NotAfter": "2001-01-01T00:00:00Z"}, "creating certificate:"),
-        ({"DNSNames": ["coordinator.marblemesh.internal"]}, "is reserved for the Coordinator"),
-        ({"Subject": {"Country": ["Germany"]}}, "Subject: "),
-        ({"Subject": {"Country": "DE"}}, "Subject.Country: want an array"),
-        ({"PolicyIdentifiers": [["x"]]}, "PolicyIdentifiers: want arrays of numbers"),
-    ],
-)
-def test_templates_that_cannot_be_met(cert: dict[str, object], expected: str) -> None:
-    text = refusal(**cert)
-    assert text.startswith("secret c: ")
-    assert expected in text
-
-
-def test_a_secret_cannot_have_a_marbles_name() -> None:
-    uri = {"Scheme": "spiffe", "Host": ca().trust_domain, "Path": f"/marble/backend/{UUID}"}
-    assert "a name of this mesh's Marbles" in refusal(URIs=[uri])
-    assert "a name of this mesh's Marbles" in refusal(URIs=[{**uri, "Host": ca().trust_domain.upper()}])
-
-
-def test_a_ca_among_the_secrets_cannot_issue_a_marbles_name(tmp_path: Path) -> None:
-    """OpenSSL as the judge: the same leaf is fine under another name."""
-    secret = issue(SecretTemplate(is_ca=True), SecretKind.CERT_ECDSA, 256, ca(), NOW)
-    issuer = x509.load_der_x509_certificate(secret.certificate or b"")
-    key = load_der_private_key(secret.private, None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
-
-    def verified(uri: str) -> bool:
-        leaf = (
-            x509.CertificateBuilder(issuer.subject, x509.Name([]), key.public_key(), 7)
-            .not_valid_before(NOW)
-            .not_valid_after(NOW + timedelta(days=1))
-            .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)]), critical=True)
-            .sign(key, SHA256())
-        )
-        (tmp_path / "root.pem").write_bytes(pem_of(ca().marble_root))
-        (tmp_path / "ca.pem").write_bytes(pem_of(issuer))
-        (tmp_path / "leaf.pem").write_bytes(pem_of(leaf))
-        command = [program("openssl"), "verify", "-CAfile", "root.pem", "-untrusted", "ca.pem", "leaf.pem"]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, check=False, timeout=20).returncode == 0
-
-    assert verified("spiffe://other.example/x")
-    assert not verified(f"spiffe://{ca().trust_domain}/marble/backend/{UUID}")
-
-
-# --- full updates
-
-
-def updated(old: Manifest, new: Manifest) -> tuple[Records, dict[str, Secret], dict[str, Secret]]:
-    state = records(old)
-    state = replace(state, previous_secrets={name: replace(s, valid_for=999) for name, s in state.secrets.items()})
-    current, previous = after_update(state, old, new, ca(), NOW)
-    return state, current, previous
-
-
-USER = {"Type": "plain", "UserDefined": True}
-
-
-def test_a_user_defined_secret_is_kept() -> None:
-    what = manifest({"u": USER})
-    state = records(what)
-    state = replace(state, secrets={"u": replace(state.secrets["u"], private=b"x", public=b"x")})
-    assert after_update(state, what, what, ca(), NOW)[0]["u"].private == b"x"
-
-
-def test_a_user_defined_secret_whose_definition_changed_is_reset() -> None:
-    what = manifest({"u": USER})
-    state = replace(records(what), secrets={"u": Secret(SecretKind.PLAIN, user_defined=True, private=b"x")})
-    current, previous = after_update(state, what, manifest({"u": {**USER, "Shared": True}}), ca(), NOW)
-    assert (current["u"].private, previous["u"].private) == (b"", b"")
-
-
-def test_a_symmetric_key_is_kept() -> None:
-    what = manifest({"k": {**SYMMETRIC, "Shared": True}})
-    state, current, previous = updated(what, what)
-    assert (current["k"], previous["k"]) == (state.secrets["k"], state.previous_secrets["k"])
-
-
-def test_a_symmetric_key_is_new_after_rotation_and_the_old_one_previous() -> None:
-    secrets: dict[str, object] = {"k": {**SYMMETRIC, "Shared": True}}
-    state, current, previous = updated(manifest(secrets), manifest(secrets, config={"RotateRootSecret": True}))
-    assert current["k"].private != state.secrets["k"].private
-    assert previous["k"] == state.secrets["k"]
-
-
-@pytest.mark.parametrize("definition", [ECDSA, {**ECDSA, "ValidFor": 9}, {**ECDSA, "Shared": True}])
-def test_a_certificate_is_new_and_the_old_one_previous(definition: dict[str, object]) -> None:
-    """Also without ValidFor, where MarbleRun takes its own 365 for a change."""
-    what = manifest({"c": definition})
-    state, current, previous = updated(what, what)
-    assert current["c"].certificate != state.secrets["c"].certificate
-    assert previous["c"] == state.secrets["c"]
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"Size": 128}, {"Shared": True}, {"Type": "cert-ecdsa", "Size": 256}, {"Type": "plain", "UserDefined": True}],
-)
-def test_a_changed_definition_makes_a_new_secret_that_is_its_own_previous(change: dict[str, object]) -> None:
-    state, current, previous = updated(manifest({"k": SYMMETRIC}), manifest({"k": {**SYMMETRIC, **change}}))
-    assert current["k"] == previous["k"] != state.secrets["k"]
-
-
-def test_new_and_removed_secrets() -> None:
-    _, current, previous = updated(manifest({"old": SYMMETRIC}), manifest({"new": SYMMETRIC}))
-    assert set(current) == set(previous) == {"new"}
-    assert current["new"] == previous["new"]
-
-
-def test_the_certificate_template_is_not_part_of_the_comparison() -> None:
-    changed = manifest({"c": {**ECDSA, "Cert": {"DNSNames": ["other"]}}})
-    state, current, previous = updated(manifest({"c": ECDSA}), changed)
-    assert previous["c"] == state.secrets["c"]
-    assert "other" in x509.load_der_x509_certificate(current["c"].certificate or b"").subject.rfc4514_string()
-
-
-def test_a_definition_that_only_spells_out_365_days_is_unchanged() -> None:
-    state, _, previous = updated(manifest({"c": ECDSA}), manifest({"c": {**ECDSA, "ValidFor": 365}}))
-    assert previous["c"] == state.secrets["c"]
-
-
-# --- package updates
-
-
-def test_a_package_update_regenerates_shared_certificates_with_their_end() -> None:
-    what = manifest({"c": {**ECDSA, "Shared": True}, "own": ECDSA, "k": {**SYMMETRIC, "Shared": True}})
-    before = generate_shared(what, ca(), NOW)
-    rotated = ca().rotate(NOW)
-    after = regenerate_shared_certificates(before, what, rotated, NOW + timedelta(days=30))
-    assert (after["own"], after["k"]) == (before["own"], before["k"])
-    old, new = (x509.load_der_x509_certificate(s["c"].certificate or b"") for s in (before, after))
-    assert after["c"].private != before["c"].private
-    assert new.not_valid_after_utc == old.not_valid_after_utc
-    assert after["c"].valid_for == 365
-    new.verify_directly_issued_by(rotated.marble_root)
-
-
-# --- upload
-
-
-def b64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-UPLOADABLE: dict[str, object] = {
-    "sym": {"Type": "symmetric-key", "Size": 128, "UserDefined": True},
-    "odd": {"Type": "symmetric-key", "UserDefined": True},
-    "cert": {"Type": "cert-ecdsa", "UserDefined": True},
-    "plain": USER,
-    "made": SYMMETRIC,
+SIZES = {"byte": 8, "mykey": 256, "odd": 136, "long": 4096, "longest": 65280}
+DERIVING = {
+    "Secrets": {name: symmetric(bits) for name, bits in SIZES.items()} | {"two": symmetric(256)},
+    "Marbles": {
+        name: {"Package": "app", "Parameters": {"Env": hexed(*SIZES, "two")}, "DisableSecretBinding": unbound}
+        for name, unbound in (("backend", False), ("other", False), ("unbound", True), ("unbound too", True))
+    },
 }
 
 
-def upload(payload: dict[str, object]) -> dict[str, Secret]:
-    what = manifest(UPLOADABLE)
-    return parse_upload(payload, what, generate_shared(what, ca(), NOW))
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def town(machine: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MarbleDeployment]:
+    """Whose root secret is known."""
+    fresh = fresh_records(["localhost"], [], datetime.now(UTC))
+    records = replace(fresh, root_secret=ROOT_SECRET, previous_root_secret=ROOT_SECRET)
+    async with deployed(Bench.make(machine, records=records), tmp_path_factory.mktemp("town")) as made:
+        await made.set_manifest(manifest(**DERIVING))
+        yield made
 
 
-def test_uploads_of_every_kind() -> None:
-    made = issue(SecretTemplate(), SecretKind.CERT_ECDSA, 256, ca(), NOW)
-    found = upload(
-        {
-            "sym": {"Key": b64(b"k" * 16)},
-            "plain": {"key": b64(b"any"), "Cert": None, "Private": None, "Other": 1},
-            "cert": {"Cert": b64(made.certificate or b""), "Private": b64(made.private)},
-        }
-    )
-    assert (found["sym"].private, found["sym"].public) == (b"k" * 16, b"k" * 16)
-    assert found["plain"].public == b"any"
-    assert (found["cert"].certificate, found["cert"].private, found["cert"].public) == (
-        made.certificate,
-        made.private,
-        made.public,
-    )
-    assert all(secret.user_defined for secret in found.values())
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def backend(town: MarbleDeployment) -> Parameters:
+    return await town.activate("backend", UUID)
 
 
-def test_the_private_key_of_a_certificate_may_be_missing() -> None:
-    found = upload({"cert": {"Cert": b64(pem_to_der(ca().marble_root))}})
-    assert found["cert"].private == b""
+async def test_the_vector_with_the_marbles_type_for_info(backend: Parameters) -> None:
+    assert backend.env["mykey"].decode() == BOUND == hkdf(ROOT_SECRET, UUID + "mykey", "backend", 32)
 
 
-def pem_to_der(of: x509.Certificate) -> bytes:
-    return of.public_bytes(Encoding.DER)
+async def test_the_vector_without_secret_binding(town: MarbleDeployment) -> None:
+    unbound = await town.activate("unbound", UUID)
+    assert unbound.env["mykey"].decode() == UNBOUND == hkdf(ROOT_SECRET, UUID + "mykey", "", 32)
+
+
+@pytest.mark.parametrize(("name", "bits"), SIZES.items())
+async def test_a_key_has_the_size_that_is_asked_for(backend: Parameters, name: str, bits: int) -> None:
+    assert backend.env[name].decode() == hkdf(ROOT_SECRET, UUID + name, "backend", bits // 8)
+
+
+async def test_the_same_uuid_type_and_name_give_the_same_key_after_a_restart(
+    town: MarbleDeployment, backend: Parameters
+) -> None:
+    again = await town.activate("backend", UUID)
+    assert {name: again.env[name] for name in SIZES} == {name: backend.env[name] for name in SIZES}
+
+
+@pytest.mark.parametrize("form", [UUID.upper(), UUID.replace("-", ""), "{" + UUID + "}"])
+async def test_the_salt_is_the_lower_case_uuid_however_it_is_sent(
+    town: MarbleDeployment, backend: Parameters, form: str
+) -> None:
+    assert (await town.activate("backend", form)).env["mykey"] == backend.env["mykey"]
+
+
+async def test_another_uuid_gives_another_key(town: MarbleDeployment, backend: Parameters) -> None:
+    assert (await town.activate("backend", OTHER)).env["mykey"] != backend.env["mykey"]
+
+
+async def test_another_name_gives_another_key(backend: Parameters) -> None:
+    assert backend.env["two"] != backend.env["mykey"]
+
+
+async def test_another_type_gives_another_key(town: MarbleDeployment, backend: Parameters) -> None:
+    assert (await town.activate("other", UUID)).env["mykey"] != backend.env["mykey"]
+
+
+async def test_without_binding_another_type_gives_the_same_key(town: MarbleDeployment) -> None:
+    one, two = await town.activate("unbound", UUID), await town.activate("unbound too", UUID)
+    assert one.env["mykey"] == two.env["mykey"]
+
+
+async def test_the_first_generation_is_its_own_previous_one(backend: Parameters) -> None:
+    assert all(backend.env[f"previous {name}"] == backend.env[name] for name in SIZES)
+
+
+async def test_a_restarted_coordinator_derives_the_same_keys(machine: Path, tmp_path: Path) -> None:
+    first = Bench.make(machine)
+    raw = manifest(Secrets={"k": symmetric(256)}, Marbles=web(Env=hexed("k")))
+    async with deployed(first, tmp_path) as town:
+        await town.set_manifest(raw)
+        before = (await town.activate()).env["k"]
+    async with deployed(first.restarted(machine), tmp_path) as town:
+        assert (await town.activate()).env["k"] == before
+
+
+@pytest.mark.parametrize("rotate", [True, False])
+async def test_the_previous_generation_is_derived_from_the_previous_root_secret(
+    machine: Path, tmp_path: Path, rotate: bool
+) -> None:
+    members: dict[str, object] = {"Secrets": {"k": symmetric(256)}, "Marbles": web(Env=hexed("k"))}
+    async with deployed(Bench.make(machine), tmp_path) as town:
+        await town.set_manifest(owned(**members))
+        before = (await town.activate()).env["k"]
+        await town.update(owned(**members, Config={"RotateRootSecret": rotate}), ALICE)
+        after = (await town.activate()).env
+    assert after["previous k"] == before
+    assert (after["k"] == before) is not rotate
+
+
+# --- what is generated once
+
+
+SHARED: dict[str, dict[str, object]] = {
+    "key": symmetric(128, Shared=True),
+    "byte": symmetric(8, Shared=True),
+    "kilobyte": symmetric(8192, Shared=True),
+    "cert": {"Type": "cert-ecdsa", "Size": 256, "Shared": True},
+}
+OWN: dict[str, dict[str, object]] = {"own-key": symmetric(128), "own-cert": {"Type": "cert-ecdsa", "Size": 256}}
+MAKING: dict[str, object] = {
+    "Secrets": SHARED | OWN,
+    "Marbles": {name: {"Package": "app", "Parameters": {"Env": hexed(*SHARED, *OWN)}} for name in ("web", "api")},
+}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def making(machine: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MarbleDeployment]:
+    async with deployed(Bench.make(machine), tmp_path_factory.mktemp("making")) as made:
+        await made.set_manifest(owned(**MAKING))
+        yield made
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def three(making: MarbleDeployment) -> list[Parameters]:
+    """An instance, the same again, and one of another type and UUID."""
+    return [await making.activate(*who) for who in (("web", UUID), ("web", UUID), ("api", OTHER))]
+
+
+@pytest.mark.parametrize(("name", "size"), [("key", 16), ("byte", 1), ("kilobyte", 1024)])
+async def test_a_shared_key_has_size_over_8_bytes(three: list[Parameters], name: str, size: int) -> None:
+    assert len(bytes.fromhex(three[0].env[name].decode())) == size
+
+
+@pytest.mark.parametrize("name", SHARED)
+async def test_a_shared_secret_is_the_same_for_everybody(three: list[Parameters], name: str) -> None:
+    assert len({parameters.env[name] for parameters in three}) == 1
+
+
+async def test_a_shared_key_is_random(machine: Path, tmp_path: Path, three: list[Parameters]) -> None:
+    """Another deployment on the same machine with the same manifest has another one."""
+    async with deployed(Bench.make(machine), tmp_path) as other:
+        await other.set_manifest(owned(**MAKING))
+        assert (await other.activate("web", UUID)).env["key"] != three[0].env["key"]
+
+
+async def test_users_read_the_shared_secrets_that_marbles_get(
+    making: MarbleDeployment, three: list[Parameters]
+) -> None:
+    read = (await making.get("/api/v2/secrets?s=key&s=cert", ALICE)).data["secrets"]
+    assert base64.b64decode(read["key"]["Private"]).hex().encode() == three[0].env["key"]
+    assert base64.b64decode(read["cert"]["Public"]).hex().encode() == three[0].env["cert"]
+
+
+async def test_a_key_of_a_marble_is_the_instances_alone(three: list[Parameters]) -> None:
+    one, again, other = (parameters.env["own-key"] for parameters in three)
+    assert one == again != other
+
+
+async def test_a_certificate_of_a_marble_is_new_at_every_activation(three: list[Parameters]) -> None:
+    assert len({parameters.env["own-cert"] for parameters in three}) == 3
+
+
+async def test_so_is_the_one_of_the_previous_generation(three: list[Parameters]) -> None:
+    made = {parameters.env[name] for parameters in three for name in ("own-cert", "previous own-cert")}
+    assert len(made) == 6
+
+
+async def test_a_shared_certificate_is_new_after_a_package_update(machine: Path, tmp_path: Path) -> None:
+    async with deployed(Bench.make(machine), tmp_path) as town:
+        await town.set_manifest(owned(**MAKING))
+        before = (await town.activate()).env
+        await town.update(b'{"Packages":{"app":{"SecurityVersion":3}}}', ALICE)
+        after = (await town.activate()).env
+    assert (before["cert"] != after["cert"], before["key"] == after["key"]) == (True, True)
+
+
+async def test_a_shared_certificate_is_new_after_a_whole_update(machine: Path, tmp_path: Path) -> None:
+    async with deployed(Bench.make(machine), tmp_path) as town:
+        await town.set_manifest(owned(**MAKING))
+        before = (await town.activate()).env
+        await town.update(owned(**MAKING, Config={"FeatureGates": []}), ALICE)
+        after = (await town.activate()).env
+    assert (before["cert"] != after["cert"], before["key"] == after["key"]) == (True, True)
+    assert after["previous cert"] == before["cert"]
+
+
+# --- the types
+
+
+TYPED: dict[str, tuple[dict[str, object], str]] = {
+    "rsa-1024": ({"Type": "cert-rsa", "Size": 1024}, "Public-Key: (1024 bit)"),
+    "rsa-2048": ({"Type": "cert-rsa", "Size": 2048}, "Public-Key: (2048 bit)"),
+    "ecdsa-224": ({"Type": "cert-ecdsa", "Size": 224}, "ASN1 OID: secp224r1"),
+    "ecdsa-256": ({"Type": "cert-ecdsa", "Size": 256}, "ASN1 OID: prime256v1"),
+    "ecdsa-384": ({"Type": "cert-ecdsa", "Size": 384}, "ASN1 OID: secp384r1"),
+    "ecdsa-521": ({"Type": "cert-ecdsa", "Size": 521}, "ASN1 OID: secp521r1"),
+    "ed25519": ({"Type": "cert-ed25519"}, "ED25519 Public-Key:"),
+    "ed25519-0": ({"Type": "cert-ed25519", "Size": 0}, "ED25519 Public-Key:"),
+}
+PARTS = ("Cert", "Private", "Public")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def typed(machine: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, bytes]]:
+    """The parts of a certificate secret of each type, PEM, as a Marble gets them; and the Marble root."""
+    secrets = {name: secret | {"Private": "QUJD", "Public": "QUJD"} for name, (secret, _) in TYPED.items()}
+    env = {f"{n} {part}": f'{{{{ pem (index .Secrets "{n}").{part} }}}}' for n in secrets for part in PARTS}
+    async with deployed(Bench.make(machine), tmp_path_factory.mktemp("typed")) as made:
+        await made.set_manifest(manifest(Secrets=secrets, Marbles=web(Env=env)))
+        yield dict((await made.activate()).env) | {"root": made.marble_root}
+
+
+@pytest.mark.parametrize("name", TYPED)
+async def test_each_type_has_its_kind_of_key(typed: dict[str, bytes], name: str) -> None:
+    assert TYPED[name][1] in x509(typed[f"{name} Cert"], "-text")
+
+
+@pytest.mark.parametrize("name", TYPED)
+async def test_the_certificate_verifies_under_the_marble_root(typed: dict[str, bytes], name: str) -> None:
+    flags = ["-auth_level", "0"] if name == "rsa-1024" else []  # OpenSSL calls such a key too short
+    assert verifies(typed[f"{name} Cert"], typed["root"], *flags)
+
+
+@pytest.mark.parametrize("name", TYPED)
+async def test_private_is_the_pkcs8_key_of_the_certificate(typed: dict[str, bytes], name: str) -> None:
+    """Whatever the manifest says under Private."""
+    private = typed[f"{name} Private"]
+    assert private.startswith(b"-----BEGIN PRIVATE KEY-----\n")
+    assert public_key(private, "pkey") == public_key(typed[f"{name} Cert"])
+
+
+@pytest.mark.parametrize("name", TYPED)
+async def test_public_is_the_pkix_key_of_the_certificate(typed: dict[str, bytes], name: str) -> None:
+    public = openssl("pkey", "-pubin", "-outform", "DER", data=typed[f"{name} Public"])
+    assert public == public_key(typed[f"{name} Cert"])
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def waiting(machine: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MarbleDeployment]:
+    """Without a manifest, for those that are refused."""
+    async with deployed(Bench.make(machine), tmp_path_factory.mktemp("waiting")) as made:
+        yield made
 
 
 @pytest.mark.parametrize(
-    ("payload", "expected"),
+    ("secret", "text"),
     [
-        ({}, "no new secrets defined"),
-        ({"nope": {}}, "secret manifest specifies a secret which the original manifest does not contain"),
-        ({"made": {"Key": "QQ=="}}, "secret made is not writeable"),
-        ({"odd": {"Key": "QQ=="}}, "invalid secret size: odd"),
-        ({"sym": {"Key": "QQ=="}}, "declared size and actual size don't match: sym"),
+        (symmetric(0), "invalid secret size: s"),
+        (symmetric(12), "invalid secret size: s"),
+        (symmetric(0, Shared=True), "invalid secret size: s"),
+        (symmetric(65288), "invalid secret size: s"),
+        ({"Type": "cert-rsa", "Size": 512}, "invalid secret size for cert-rsa secret s"),
+        ({"Type": "cert-rsa"}, "invalid secret size for cert-rsa secret s"),
         (
-            {"sym": {"Cert": "QQ=="}},
-            "secret sym is set to be of type symmetric-key but specified values for a certificate",
+            {"Type": "cert-ecdsa", "Size": 192},
+            "invalid secret size for cert-ecdsa secret s: unsupported size 192: does not map to a supported curve",
         ),
         (
-            {"sym": {"Private": "QQ=="}},
-            "secret sym is set to be of type symmetric-key but specified values for a certificate",
+            {"Type": "cert-ecdsa"},
+            "invalid secret size for cert-ecdsa secret s: unsupported size 0: does not map to a supported curve",
         ),
         (
-            {"cert": {"Key": "QQ=="}},
-            "secret cert is set to be of type cert-ecdsa but specified values for a symmetric-key",
+            {"Type": "cert-ed25519", "Size": 256},
+            "invalid secret size for cert-ed25519 secret s: none is expected, got: 256",
         ),
-        ({"cert": {"Cert": "no base64!"}}, "x509: unsupported public key type: <nil>"),
-        ({"cert": {}}, "x509: unsupported public key type: <nil>"),
-        ({"plain": {"Cert": "QQ=="}}, "secret plain is set to be of type plain but specified values for a certificate"),
-        ({"plain": {"Key": "?"}}, "secret plain: member Key is not base64 with padding"),
-        ({"plain": {"Key": 3}}, "secret plain: member Key must be a base64 string"),
-        ({"plain": "text"}, "secret plain: want an object with Key, or Cert and Private"),
+        ({"Type": "plain"}, "secret s is invalid: unsupported secret of type plain"),
+        ({"Type": "other"}, "unknown type: other for secret: s"),
+        ({"Type": "Plain", "UserDefined": True}, "unknown type: Plain for secret: s"),
+        ({}, "unknown type:  for secret: s"),
+        (
+            {"Type": "cert-ecdsa", "Size": 256, "ValidFor": 7, "Cert": {"NotAfter": "2099-01-01T00:00:00Z"}},
+            "ambiguous certificate validity duration for secret: s, both NotAfter and ValidFor are specified",
+        ),
+        (
+            {"Type": "cert-ecdsa", "Size": 256, "Cert": {"IPAddresses": ["10.0.0.256"]}},
+            "invalid IP address: 10.0.0.256",
+        ),
+    ],
+    ids=lambda value: value[:60] if isinstance(value, str) else "",
+)
+async def test_a_definition_that_cannot_be_met_is_refused_with_the_manifest(
+    waiting: MarbleDeployment, secret: dict[str, object], text: str
+) -> None:
+    assert text in await waiting.manifest_refused(manifest(Secrets={"s": secret}))
+
+
+# --- secrets of users
+
+
+UPLOADED: dict[str, dict[str, object]] = {
+    "plain": {"Type": "plain", "UserDefined": True},
+    "sized-plain": {"Type": "plain", "UserDefined": True, "Size": 3},
+    "key": symmetric(128, UserDefined=True),
+    "odd-key": symmetric(12, UserDefined=True),
+    "sizeless-key": symmetric(0, UserDefined=True),
+    "cert": {"Type": "cert-ecdsa", "UserDefined": True},
+    "bare-cert": {"Type": "cert-rsa", "UserDefined": True},
+}
+UPLOAD_ENV = {
+    "plain": "{{ hex .Secrets.plain }}",
+    "key": "{{ hex .Secrets.key }}",
+    "cert": "{{ pem .Secrets.cert.Cert }}",
+    "cert Public": "{{ pem .Secrets.cert.Public }}",
+    "cert Private": "{{ pem .Secrets.cert.Private }}",
+    "bare-cert": '{{ pem (index .Secrets "bare-cert").Cert }}',
+}
+MADE = {"made": symmetric(128, Shared=True)}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def uploading(machine: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MarbleDeployment]:
+    marbles = {name: {"Package": "app", "Parameters": {"Env": {name: text}}} for name, text in UPLOAD_ENV.items()}
+    async with deployed(Bench.make(machine), tmp_path_factory.mktemp("uploading")) as made:
+        await made.set_manifest(owned(Secrets=UPLOADED | MADE, Marbles=marbles))
+        yield made
+
+
+async def test_before_it_is_uploaded_a_users_secret_is_empty(uploading: MarbleDeployment) -> None:
+    shown = (await uploading.get("/secrets?s=plain", ALICE)).body
+    assert shown == (
+        b'{"status":"success","data":{"plain":{"Type":"plain","Size":0,"Shared":false,"UserDefined":true,'
+        b'"Cert":null,"ValidFor":0,"Private":null,"Public":null}}}\n'
+    )
+    assert (await uploading.refusal("plain")).message.endswith("tried to parse secret with empty value")
+
+
+@pytest.mark.parametrize("value", [b"any text", bytes(range(256)), b"x" * 100_000], ids=["text", "bytes", "long"])
+async def test_a_plain_secret_of_any_size_reaches_the_marble(uploading: MarbleDeployment, value: bytes) -> None:
+    assert (await uploading.post("/secrets", {"plain": {"Key": b64(value)}}, ALICE)).status == 200
+    assert (await uploading.activate("plain")).env["plain"] == value.hex().encode()
+
+
+async def test_a_symmetric_key_of_a_user_reaches_the_marble(uploading: MarbleDeployment) -> None:
+    assert (await uploading.post("/secrets", {"key": {"Key": b64(bytes(range(16)))}}, ALICE)).status == 200
+    assert (await uploading.activate("key")).env["key"] == bytes(range(16)).hex().encode()
+
+
+async def test_a_certificate_of_a_user_reaches_the_marble_in_parts(uploading: MarbleDeployment) -> None:
+    values = {
+        "Cert": b64(ALICE.der),
+        "Private": b64(openssl("pkcs8", "-topk8", "-nocrypt", "-outform", "DER", data=ALICE.key)),
+    }
+    assert (await uploading.post("/secrets", {"cert": values}, ALICE)).status == 200
+    parts = {name: (await uploading.activate(name)).env[name] for name in ("cert", "cert Public", "cert Private")}
+    assert parts["cert"] == ALICE.certificate
+    assert parts["cert Private"] == ALICE.key
+    assert openssl("pkey", "-pubin", "-outform", "DER", data=parts["cert Public"]) == public_key(ALICE.certificate)
+
+
+async def test_the_private_key_of_a_certificate_may_be_missing(uploading: MarbleDeployment) -> None:
+    assert (await uploading.post("/secrets", {"bare-cert": {"Cert": b64(ALICE.der)}}, ALICE)).status == 200
+    assert (await uploading.activate("bare-cert")).env["bare-cert"] == ALICE.certificate
+    shown: Any = (await uploading.get("/secrets?s=bare-cert", ALICE)).data
+    assert (shown["bare-cert"]["Private"], shown["bare-cert"]["Cert"]) == (None, b64(ALICE.der))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("key", {"Key": b64(bytes(15))}, "declared size and actual size don't match: key"),
+        ("odd-key", {"Key": b64(bytes(2))}, "invalid secret size: odd-key"),
+        ("sizeless-key", {"Key": b64(bytes(2))}, "invalid secret size: sizeless-key"),
+        ("made", {"Key": b64(bytes(16))}, "secret made is not writeable"),
+        ("cert", {"Cert": b64(b"no certificate")}, "secret cert: x509: malformed certificate"),
+        ("cert", {"Cert": "?"}, "x509: unsupported public key type: <nil>"),
     ],
 )
-def test_uploads_that_are_refused(payload: dict[str, object], expected: str) -> None:
-    with pytest.raises(SecretsRefused) as caught:
-        upload(payload)
-    assert str(caught.value) == expected
-
-
-def test_an_upload_with_an_unparsable_certificate() -> None:
-    with pytest.raises(SecretsRefused, match=r"^secret cert: x509: malformed certificate"):
-        upload({"cert": {"Cert": "QQ=="}})
-
-
-def test_an_upload_is_all_or_nothing() -> None:
-    with pytest.raises(SecretsRefused):
-        upload({"plain": {"Key": "QQ=="}, "made": {"Key": "QQ=="}})
-
-
-# --- JSON
-
-
-def test_the_json_of_an_unset_plain_secret() -> None:
-    secret = generate_shared(manifest({"u": USER}), ca(), NOW)["u"]
-    assert json.dumps(to_json(secret), separators=(",", ":")) == (
-        '{"Type":"plain","Size":0,"Shared":false,"UserDefined":true,"Cert":null,"ValidFor":0,'
-        '"Private":null,"Public":null}'
-    )
-
-
-def test_the_json_of_generated_secrets() -> None:
-    made = generate_shared(manifest({"k": {**SYMMETRIC, "Shared": True}, "c": ECDSA}), ca(), NOW)
-    assert to_json(made["k"]) == {
-        "Type": "symmetric-key",
-        "Size": 256,
-        "Shared": True,
-        "UserDefined": False,
-        "Cert": None,
-        "ValidFor": 0,
-        "Private": b64(made["k"].private),
-        "Public": b64(made["k"].private),
-    }
-    shown = to_json(made["c"])
-    assert (shown["Cert"], shown["ValidFor"]) == (b64(made["c"].certificate or b""), 365)
-
-
-def test_values_do_not_stand_in_the_repr() -> None:
-    made = generate_shared(manifest({"k": {**SYMMETRIC, "Shared": True}}), ca(), NOW)["k"]
-    assert repr(made.private) not in repr(made)
+async def test_the_size_of_a_users_key_is_checked_when_it_is_uploaded(
+    uploading: MarbleDeployment, name: str, value: dict[str, str], text: str
+) -> None:
+    answer = await uploading.post("/api/v2/secrets", {"secrets": {name: value}}, ALICE)
+    assert answer.status == 500
+    assert answer.message.startswith(f"parsing new secrets: {text}")
