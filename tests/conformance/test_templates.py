@@ -1,286 +1,425 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Templates of files and environment: the engine against recorded answers of Go's, and MarbleRun's data and functions.
-
-One test for each stated fact.
-"""
+"""Templates of files and environment: set with a manifest by curl, filled in with secrets that a user uploaded, and
+looked at in what a Marble receives. Each construct stands in a file and in a variable of one and the same Marble."""
 
 from __future__ import annotations
 
 import base64
-import json
-import re
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+import pytest_asyncio
+from grpclib.const import Status
 
-from manifests.model import Manifest
-from manifests.parse import parse as parse_manifest
-from manifests.template import TemplateError, parse
-from sds.ca import CertificateAuthority, LeafTemplate
-from sds.csr import CertificateRequest
-from sds.secrets import Secret, SecretKind
-from tests.kit.coordinator import PACKAGE
-from tests.kit.template_data import DATA, FUNCTIONS
-from xds_server.parameters import ParametersError, TemplateData, check_templates, dry_run, render, secrets_used
-from xds_server.secret_rules import generate_shared
+from sds.wire.marble_pb2 import Parameters
+from tests.kit.coordinator import Bench, manifest
+from tests.kit.deployment import b64
+from tests.kit.marble_deployment import CHAIN, PRIVATE_KEY, MarbleDeployment, Refusal, deployed, owned, web
+from tests.kit.openssl_judge import certificates, openssl, public_key
+from tests.kit.users import user
 
-RECORDED = json.loads((Path(__file__).parents[1] / "data" / "templates.json").read_text())["cases"]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-NOW = datetime.now(UTC)
-CA = CertificateAuthority.create(["localhost"], [], NOW)
-IDENTITY = CA.issue_marble(
-    LeafTemplate("web", "11111111-2222-3333-4444-555555555555", CertificateRequest((), (), x509.Name([])), None), NOW
-)
-KEY = Secret(SecretKind.SYMMETRIC_KEY, 16, shared=True, private=b"AB", public=b"AB")
-PLAIN = Secret(SecretKind.PLAIN, user_defined=True, private=b"h\xff i", public=b"h\xff i")
-CERT = Secret(SecretKind.CERT_ECDSA, 256, shared=True, certificate=b"C" * 60, private=b"P", public=b"Q")
-UNSET = Secret(SecretKind.PLAIN, user_defined=True)
-SECRETS = {"key": KEY, "plain": PLAIN, "cert": CERT, "unset": UNSET}
+ALICE = user("alice")
+PKCS8 = openssl("pkcs8", "-topk8", "-nocrypt", "-outform", "DER", data=ALICE.key)
+PKIX = public_key(ALICE.certificate)
+PLAIN = b"h\xff i"
+SECRETS: dict[str, dict[str, object]] = {
+    "key": {"Type": "symmetric-key", "Size": 16, "UserDefined": True},
+    "plain": {"Type": "plain", "UserDefined": True},
+    "cert": {"Type": "cert-ecdsa", "UserDefined": True},
+    "with-dash": {"Type": "plain", "UserDefined": True},
+    "made": {"Type": "symmetric-key", "Size": 128, "Shared": True},
+}
+UPLOAD = {
+    "key": {"Key": b64(b"AB")},
+    "plain": {"Key": b64(PLAIN)},
+    "cert": {"Cert": b64(ALICE.der), "Private": b64(PKCS8)},
+    "with-dash": {"Key": b64(b"dash")},
+}
 
 
-def manifest(secrets: Mapping[str, object] | None = None, **parameters: object) -> Manifest:
-    document = {
-        "Packages": {"app": PACKAGE},
-        "Marbles": {"web": {"Package": "app", "Parameters": parameters}},
-        "Secrets": secrets or {},
+def pem(block: str, data: bytes) -> bytes:
+    """64 columns and a newline at the end."""
+    text = base64.b64encode(data)
+    lines = b"".join(text[start : start + 64] + b"\n" for start in range(0, len(text), 64))
+    return b"-----BEGIN %s-----\n%s-----END %s-----\n" % (block.encode(), lines, block.encode())
+
+
+# --- what is written, and what comes of it
+
+
+FUNCTIONS: dict[str, bytes] = {
+    "{{ pem .Secrets.cert.Cert }}": pem("CERTIFICATE", ALICE.der),
+    "{{ pem .Secrets.cert.Public }}": pem("PUBLIC KEY", PKIX),
+    "{{ pem .Secrets.cert.Private }}": pem("PRIVATE KEY", PKCS8),
+    "{{ pem .Secrets.key.Public }}": pem("PUBLIC KEY", b"AB"),
+    "{{ pem .Secrets.key.Private }}": pem("PRIVATE KEY", b"AB"),
+    "{{ pem .Secrets.plain.Private }}": pem("PRIVATE KEY", PLAIN),
+    "{{ hex .Secrets.key }}": b"4142",
+    "{{ hex .Secrets.key.Public }}": b"4142",
+    "{{ hex .Secrets.key.Private }}": b"4142",
+    "{{ hex .Secrets.plain }}": PLAIN.hex().encode(),
+    "{{ hex .Secrets.cert }}": PKIX.hex().encode(),  # a whole secret is its public part
+    "{{ hex .Secrets.cert.Cert }}": ALICE.der.hex().encode(),
+    "{{ hex .Secrets.cert.Private }}": PKCS8.hex().encode(),
+    "{{ base64 .Secrets.key }}": b"QUI=",
+    "{{ base64 .Secrets.plain }}": base64.b64encode(PLAIN),
+    "{{ base64 .Secrets.cert }}": base64.b64encode(PKIX),
+    "{{ base64 .Secrets.cert.Cert }}": base64.b64encode(ALICE.der),
+    "{{ base64 .Secrets.cert.Private }}": base64.b64encode(PKCS8),
+}
+FILE_FUNCTIONS: dict[str, bytes] = {
+    "{{ raw .Secrets.key }}": b"AB",
+    "{{ raw .Secrets.plain }}": PLAIN,
+    "{{ raw .Secrets.cert }}": PKIX,
+    "{{ raw .Secrets.cert.Cert }}": ALICE.der,
+    "{{ raw .Secrets.cert.Private }}": PKCS8,
+}
+ENV_FUNCTIONS: dict[str, bytes] = {
+    "{{ string .Secrets.plain }}": PLAIN,
+    '{{ string (index .Secrets "with-dash") }}': b"dash",
+}
+BUILTINS: dict[str, str] = {
+    "{{ and 1 0 2 }}{{ and 1 2 }}": "02",
+    '{{ or 0 "" "x" }}{{ or 0 "" }}': "x",
+    "{{ not 0 }} {{ not 1 }}": "true false",
+    '{{ len "héllo" }} {{ len .Secrets.made.Public }}': "6 16",
+    '{{ index .Secrets "key" | hex }}': "4142",
+    "{{ index .Secrets.key.Public 0 }}": "65",
+    '{{ slice "abcdef" 1 3 }}{{ slice "abcdef" 4 }}{{ slice "ab" }}': "bcefab",
+    '{{ print 1 2 "a" "b" 3 4.5 true nil }}': "1 2ab3 4.5 true <nil>",
+    '{{ println 1 "a" }}': "1 a\n",
+    '{{ printf "%d %s %v %q %x %X %t %c %%" 1 "a" 2.5 "q" 255 "hi" true 65 }}': '1 a 2.5 "q" ff 6869 true A %',
+    '{{ printf "%5d|%-5d|%05d|%+d|%.2s|%5.1f" 42 42 42 42 "abc" 3.14159 }}': "   42|42   |00042|+42|ab|  3.1",
+    '{{ printf "%d" "a" }}{{ printf "%d" }}{{ printf "a" 1 }}': "%!d(string=a)%!d(MISSING)a%!(EXTRA int=1)",
+    '{{ html `<a href="x">&\'` }}': "&lt;a href=&#34;x&#34;&gt;&amp;&#39;",
+    "{{ js `<a>'\"&=` }}": "\\u003Ca\\u003E\\'\\\"\\u0026\\u003D",
+    '{{ urlquery "a b&c/ü" }}': "a+b%26c%2F%C3%BC",
+    '{{ eq 1 1 }} {{ eq "a" "b" }} {{ eq 1 2 3 1 }}': "true false true",
+    "{{ ne 1 2 }} {{ ne 1 1 }}": "true false",
+    '{{ lt 1 2 }} {{ lt "b" "a" }}': "true false",
+    "{{ le 2 2 }} {{ le 3 2 }}": "true false",
+    '{{ gt 2.5 1.5 }} {{ gt "a" "b" }}': "true false",
+    "{{ ge 2 2 }} {{ ge 1 2 }}": "true false",
+}
+ACTIONS: dict[str, str] = {
+    "{{ if .Secrets.key }}yes{{ else }}no{{ end }}": "yes",
+    "{{ if 0 }}a{{ else if 1 }}b{{ else }}c{{ end }}": "b",
+    '{{ if and (eq .Secrets.key.Type "symmetric-key") (not .Secrets.key.Shared) }}yes{{ end }}': "yes",
+    "{{ range .Secrets.made.Public }}x{{ end }}": "x" * 16,
+    "{{ range $i, $e := slice .Secrets.key.Public 0 1 }}{{ $i }}={{ $e }}{{ end }}": "0=65",
+    "{{ range $name, $secret := .Secrets }}{{ $name }}:{{ $secret.Type }} {{ end }}": (
+        "cert:cert-ecdsa key:symmetric-key made:symmetric-key plain:plain unset:plain with-dash:plain "
+    ),
+    "{{ range 3 }}{{ . }}{{ end }}": "012",
+    "{{ range slice .Secrets.key.Public 0 0 }}some{{ else }}none{{ end }}": "none",
+    "{{ range 9 }}{{ if eq . 1 }}{{ continue }}{{ end }}{{ if eq . 4 }}{{ break }}{{ end }}{{ . }}{{ end }}": "023",
+    "{{ with .Secrets.key }}{{ .Type }}{{ end }}": "symmetric-key",
+    "{{ with 0 }}a{{ else with 1 }}{{ . }}{{ else }}b{{ end }}": "1",
+    '{{ with "" }}a{{ else }}b{{ end }}': "b",
+    "{{ with .Secrets.key }}{{ $.Secrets.plain.Type }}{{ end }}": "plain",
+    "{{ $x := 1 }}{{ $x }}{{ $x = 2 }}{{ $x }}{{ if true }}{{ $x = 3 }}{{ $x := 4 }}{{ end }}{{ $x }}": "123",
+    "{{ with $key := .Secrets.key }}{{ hex $key }}{{ end }}": "4142",
+    "{{ .Secrets.key | hex }}": "4142",
+    '{{ .Secrets.key | hex | printf "%s-%s" "key" | len }}': "8",
+    '{{ (index .Secrets "key").Type }}': "symmetric-key",
+    '{{ printf "%s!" (hex (index $.Secrets "key")) }}': "4142!",
+    "a{{/* a comment }} */}}b": "ab",
+    "a {{- /* a comment */ -}} b": "ab",
+    'a \n\t{{- "b" -}}\n c': "abc",
+    "{{- 1 }} {{ 2 -}} ": "1 2",
+    "{{ 3 }}{{ -1 }}{{ 0x1F }}{{ 0b11 }}{{ 0o17 }}{{ 1_000 }}{{ 1.5e3 }}{{ 'x' }}": "3-13131510001500120",
+    '{{ "a\\tb\\u00e9\\x41" }}{{ `raw\\n` }}': "a\tbéAraw\\n",
+    "{{ true }}{{ false }}": "truefalse",
+    "{{ print nil }}": "<nil>",
+    "one line {{ 1 }}\nanother {{ 2 }}\n": "one line 1\nanother 2\n",
+    "no template at all: { } }} %d": "no template at all: { } }} %d",
+    "": "",
+}
+FIELDS: dict[str, str] = {
+    "{{ .Secrets.key.Type }}": "symmetric-key",
+    "{{ .Secrets.key.Size }}": "16",
+    "{{ .Secrets.key.Shared }}": "false",
+    "{{ .Secrets.key.UserDefined }}": "true",
+    "{{ .Secrets.key.ValidFor }}": "0",
+    "{{ .Secrets.key.Public }}": "[65 66]",
+    "{{ .Secrets.missing.Type }}": "<no value>",
+    "{{ .Secrets.missing.Size }}": "<no value>",
+    "{{ .Previous.Secrets.key.Type }}": "symmetric-key",
+}
+EVERYWHERE = FUNCTIONS | {text: value.encode() for text, value in (BUILTINS | ACTIONS | FIELDS).items()}
+IN_FILES, IN_ENV = EVERYWHERE | FILE_FUNCTIONS, EVERYWHERE | ENV_FUNCTIONS
+PREDEFINED = {
+    "RootCA.Cert": "{{ pem .MarbleRun.RootCA.Cert }}",
+    "MarbleCert.Cert": "{{ pem .MarbleRun.MarbleCert.Cert }}",
+    "MarbleCert.Public": "{{ pem .MarbleRun.MarbleCert.Public }}",
+    "MarbleCert.Private": "{{ pem .MarbleRun.MarbleCert.Private }}",
+    "CoordinatorRoot.Cert": "{{ pem .MarbleRun.CoordinatorRoot.Cert }}",
+    "CoordinatorIntermediate.Cert": "{{ pem .MarbleRun.CoordinatorIntermediate.Cert }}",
+}
+ODD = {
+    "not a template": {"Data": "{{ not a template }}", "NoTemplates": True},
+    "around bytes": {"Data": b64(b"\xff{{ hex .Secrets.key }}\x80"), "Encoding": "base64"},
+    "as hex": {"Data": b"{{ 1 }}".hex(), "Encoding": "hex"},
+}
+
+
+def numbered(texts: Mapping[str, object]) -> dict[str, str]:
+    return {f"n{number}": text for number, text in enumerate(texts)}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def town(machine: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MarbleDeployment]:
+    env = numbered(IN_ENV) | PREDEFINED | ODD
+    files = numbered(IN_FILES) | PREDEFINED | ODD | {"NUL": '{{ "\\x00" }}'}
+    unset = {"Type": "plain", "UserDefined": True}
+    failing = {"Files": {"f": "{{ raw .Secrets.unset }}"}}, {"Env": {"E": "{{ hex .Previous.Secrets.unset }}"}}
+    marbles = web(Env=env, Files=files, Argv=["./web", "{{ hex .Secrets.key }}", "{{ define }}"]) | {
+        f"failing {number}": {"Package": "app", "Parameters": parameters} for number, parameters in enumerate(failing)
     }
-    return parse_manifest(json.dumps(document).encode())
+    async with deployed(Bench.make(machine), tmp_path_factory.mktemp("town")) as made:
+        await made.set_manifest(owned(Secrets=SECRETS | {"unset": unset}, Marbles=marbles))
+        assert (await made.post("/secrets", UPLOAD, ALICE)).status == 200
+        yield made
 
 
-def in_file(text: str) -> bytes:
-    marble = manifest(Files={"f": text}).marbles["web"]
-    return render(marble, TemplateData(SECRETS, {"key": PLAIN}, IDENTITY, CA))[0]["f"]
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def got(town: MarbleDeployment) -> Parameters:
+    """What the Marble received."""
+    return await town.activate()
 
 
-def in_env(text: str) -> bytes:
-    marble = manifest(Env={"E": text}).marbles["web"]
-    return render(marble, TemplateData(SECRETS, {}, IDENTITY, CA))[1]["E"]
+@pytest.mark.parametrize("text", EVERYWHERE)
+async def test_in_a_file_and_in_a_variable(got: Parameters, text: str) -> None:
+    assert got.files[f"n{[*IN_FILES].index(text)}"] == EVERYWHERE[text]
+    assert got.env[f"n{[*IN_ENV].index(text)}"] == EVERYWHERE[text]
 
 
-def refused(make: object, text: str) -> str:
-    with pytest.raises(ParametersError) as caught:
-        make(text)  # type: ignore[operator]
-    return str(caught.value)
+@pytest.mark.parametrize("text", FILE_FUNCTIONS)
+async def test_in_a_file_only(got: Parameters, text: str) -> None:
+    assert got.files[f"n{[*IN_FILES].index(text)}"] == FILE_FUNCTIONS[text]
 
 
-# --- the engine
+@pytest.mark.parametrize("text", ENV_FUNCTIONS)
+async def test_in_a_variable_only(got: Parameters, text: str) -> None:
+    assert got.env[f"n{[*IN_ENV].index(text)}"] == ENV_FUNCTIONS[text]
 
 
-@pytest.mark.parametrize("case", RECORDED, ids=lambda case: repr(case["template"])[:60])
-def test_a_template_gives_what_go_gives(case: dict[str, str]) -> None:
-    def rendered() -> bytes:
-        return parse(case["template"], functions=FUNCTIONS).render(DATA, FUNCTIONS)
-
-    if "text" in case or "output" in case:
-        expected = case["text"].encode() if "text" in case else base64.b64decode(case["output"])
-        assert rendered() == expected
-        return
-    with pytest.raises(TemplateError) as caught:
-        rendered()
-    if "error" in case:
-        assert str(caught.value) == case["error"]
-    else:  # Go names no column when it parses
-        assert re.sub(r"^(template: data:\d+):\d+:", r"\1:", str(caught.value)) == case["parse_error"]
+# --- predefined data
 
 
-@pytest.mark.parametrize("word", ["define", "template", "block", "call"])
-def test_what_is_not_supported_is_refused_by_name_with_line_and_column(word: str) -> None:
-    with pytest.raises(TemplateError) as caught:
-        parse(f'one\n {{{{ {word} "x" . }}}}')
-    assert (caught.value.line, caught.value.column, caught.value.unsupported) == (2, 4, True)
-    assert str(caught.value) == f'template: data:2:4: "{word}" is not supported in manifests'
+@pytest.mark.parametrize("name", ["RootCA", "CoordinatorRoot", "CoordinatorIntermediate"])
+async def test_a_predefined_certificate(town: MarbleDeployment, got: Parameters, name: str) -> None:
+    expected = {
+        "RootCA": town.marble_root,
+        "CoordinatorRoot": town.root,
+        "CoordinatorIntermediate": town.intermediate,
+    }
+    assert got.files[f"{name}.Cert"] == got.env[f"{name}.Cert"] == expected[name]
 
 
-# --- data
-
-
-@pytest.mark.parametrize(
-    ("name", "certificate"),
-    [
-        ("RootCA", CA.marble_root),
-        ("MarbleCert", IDENTITY.leaf),
-        ("CoordinatorRoot", CA.root),
-        ("CoordinatorIntermediate", CA.intermediate),
-    ],
-)
-def test_the_predefined_certificates(name: str, certificate: x509.Certificate) -> None:
-    assert in_file(f"{{{{ pem .MarbleRun.{name}.Cert }}}}") == certificate.public_bytes(Encoding.PEM)
-
-
-def test_the_marble_certificate_has_its_keys() -> None:
-    key = load_pem_private_key(in_file("{{ pem .MarbleRun.MarbleCert.Private }}"), None)
-    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    assert in_file("{{ pem .MarbleRun.MarbleCert.Public }}") == public
-
-
-def test_the_other_predefined_certificates_have_no_keys() -> None:
-    text = refused(in_file, "{{ pem .MarbleRun.RootCA.Private }}")
-    assert text.endswith("error calling pem: tried to parse secret with empty value")
-
-
-def test_there_is_no_seal_key_any_more() -> None:
-    assert "can't evaluate field SealKey in type MarbleRun" in refused(in_file, "{{ hex .MarbleRun.SealKey }}")
-
-
-def test_the_previous_generation_is_apart() -> None:
-    assert in_file("{{ raw .Secrets.key }}{{ raw .Previous.Secrets.key }}") == b"AB" + PLAIN.public
-
-
-def test_parts_and_plain_fields_of_a_secret() -> None:
-    assert in_file("{{ .Secrets.key.Type }} {{ .Secrets.key.Size }} {{ .Secrets.key.Public }}") == (
-        b"symmetric-key 16 [65 66]"
-    )
-
-
-def test_a_missing_secret_has_no_value_as_a_field() -> None:
-    assert in_file("{{ .Secrets.missing.Type }}") == b"<no value>"
-
-
-def test_index_and_pipelines_reach_names_that_are_no_identifiers() -> None:
-    assert in_file('{{ index .Secrets "key" | hex }}') == b"4142"
-
-
-# --- functions
-
-
-@pytest.mark.parametrize("where", [in_file, in_env])
-@pytest.mark.parametrize(
-    ("template", "expected"),
-    [
-        ("{{ hex .Secrets.key }}", b"4142"),
-        ("{{ base64 .Secrets.key }}", b"QUI="),
-        ("{{ hex .Secrets.cert }}", b"51"),  # a whole secret is its public part
-        ("{{ hex .Secrets.cert.Private }}", b"50"),
-        ("{{ pem .Secrets.key.Private }}", b"-----BEGIN PRIVATE KEY-----\nQUI=\n-----END PRIVATE KEY-----\n"),
-        ("{{ pem .Secrets.cert.Public }}", b"-----BEGIN PUBLIC KEY-----\nUQ==\n-----END PUBLIC KEY-----\n"),
-        (
-            "{{ pem .Secrets.cert.Cert }}",
-            b"-----BEGIN CERTIFICATE-----\n" + b"Q0ND" * 16 + b"\n" + b"Q0ND" * 4 + b"\n-----END CERTIFICATE-----\n",
-        ),
-    ],
-)
-def test_functions_of_files_and_environment(where: object, template: str, expected: bytes) -> None:
-    assert where(template) == expected  # type: ignore[operator]
-
-
-def test_raw_is_for_files_only() -> None:
-    assert in_file("{{ raw .Secrets.plain }}") == b"h\xff i"
-    assert 'function "raw" not defined' in refused(in_env, "{{ raw .Secrets.plain }}")
-
-
-def test_string_is_for_the_environment_only() -> None:
-    assert in_env("{{ string .Secrets.plain }}") == b"h\xff i"
-    assert 'function "string" not defined' in refused(in_file, "{{ string .Secrets.plain }}")
-
-
-@pytest.mark.parametrize("what", [".Secrets.key", ".Secrets.plain.Public"])
-def test_string_takes_whole_plain_secrets_only(what: str) -> None:
-    assert refused(in_env, f"{{{{ string {what} }}}}").endswith(
-        "error calling string: only secrets of type plain are allowed to use string encoding for environment variables"
-    )
-
-
-def test_string_refuses_nul() -> None:
-    marble = manifest(Env={"E": "{{ string .Secrets.z }}"}).marbles["web"]
-    zero = Secret(SecretKind.PLAIN, user_defined=True, private=b"\0", public=b"\0")
-    with pytest.raises(ParametersError, match=r"error calling string: secret contains null bytes$"):
-        render(marble, TemplateData({"z": zero}, {}, IDENTITY, CA))
-
-
-def test_pem_takes_parts_only() -> None:
-    assert refused(in_file, "{{ pem .Secrets.key }}").endswith(
-        "error calling pem: invalid secret type for pem encoding"
-    )
-
-
-def test_an_unknown_secret_is_named_as_go_does() -> None:
-    assert refused(in_file, "{{ hex .Secrets.missing }}") == (
-        'parsing secrets for file "f": template: data:1:3: executing "data" at <hex .Secrets.missing>: '
-        "error calling hex: secret does not exist"
-    )
-
-
-def test_an_unset_secret_is_refused() -> None:
-    assert refused(in_file, "{{ raw .Secrets.unset }}").endswith(
-        'executing "data" at <raw .Secrets.unset>: error calling raw: tried to parse secret with empty value'
-    )
-
-
-def test_other_values_are_no_secrets() -> None:
-    assert refused(in_file, '{{ hex "text" }}').endswith("error calling hex: invalid secret type")
+async def test_the_marbles_own_certificate_and_its_keys(got: Parameters) -> None:
+    leaf = certificates(got.env[CHAIN])[0]
+    for where in (got.files, got.env):
+        assert where["MarbleCert.Cert"] == leaf
+        assert where["MarbleCert.Private"] == got.env[PRIVATE_KEY]
+        assert openssl("pkey", "-pubin", "-outform", "DER", data=where["MarbleCert.Public"]) == public_key(leaf)
 
 
 # --- where templates are looked for
 
 
-def test_no_templates_means_none() -> None:
-    marble = manifest(Files={"f": {"Data": "{{ not one }}", "NoTemplates": True}}).marbles["web"]
-    assert render(marble, TemplateData({}, {}, None, None))[0] == {"f": b"{{ not one }}"}
+async def test_arguments_are_never_templates(got: Parameters) -> None:
+    assert list(got.argv) == ["./web", "{{ hex .Secrets.key }}", "{{ define }}"]
 
 
-def test_arguments_are_never_templates() -> None:
-    assert list(check_templates(manifest(Argv=["./web", "{{ define }}"]))) == []
+async def test_no_templates_means_none(got: Parameters) -> None:
+    assert got.files["not a template"] == got.env["not a template"] == b"{{ not a template }}"
 
 
-def test_bytes_that_are_no_text_pass_through() -> None:
-    data = base64.b64encode(b"\xff\xfe{{ hex .Secrets.key }}\x80").decode()
-    marble = manifest(Files={"f": {"Data": data, "Encoding": "base64"}}).marbles["web"]
-    assert render(marble, TemplateData(SECRETS, {}, IDENTITY, CA))[0]["f"] == b"\xff\xfe4142\x80"
+async def test_encoded_data_may_be_a_template_among_bytes(got: Parameters) -> None:
+    assert got.files["around bytes"] == got.env["around bytes"] == b"\xff4142\x80"
+    assert got.files["as hex"] == got.env["as hex"] == b"1"
+
+
+async def test_a_file_may_hold_nul(got: Parameters) -> None:
+    assert got.files["NUL"] == b"\0"
+
+
+# --- values that are missing when a Marble starts
+
+
+async def test_an_unset_secret_fails_the_activation_with_its_place(town: MarbleDeployment) -> None:
+    assert await town.refusal("failing 0") == Refusal(
+        Status.INTERNAL,
+        'customizing marble parameters: parsing secrets for file "f": template: data:1:3: executing "data" at '
+        "<raw .Secrets.unset>: error calling raw: tried to parse secret with empty value",
+    )
+
+
+async def test_the_previous_generation_has_a_place_too(town: MarbleDeployment) -> None:
+    assert await town.refusal("failing 1") == Refusal(
+        Status.INTERNAL,
+        'customizing marble parameters: parsing secrets for env variable "E": template: data:1:3: executing "data" at '
+        "<hex .Previous.Secrets.unset>: error calling hex: tried to parse secret with empty value",
+    )
+
+
+# --- what is refused with the manifest
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def waiting(machine: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MarbleDeployment]:
+    """Without a manifest, for those that are refused."""
+    async with deployed(Bench.make(machine), tmp_path_factory.mktemp("waiting")) as made:
+        yield made
+
+
+EMPTY = "tried to parse secret with empty value"
+NOT_PLAIN = "only secrets of type plain are allowed to use string encoding for environment variables"
+REFUSED: dict[str, tuple[dict[str, dict[str, str]], str]] = {
+    "raw in a variable": ({"Env": {"E": "{{ raw .Secrets.key }}"}}, 'function "raw" not defined'),
+    "string in a file": ({"Files": {"f": "{{ string .Secrets.plain }}"}}, 'function "string" not defined'),
+    "an unknown function": ({"Files": {"f": "{{ nope .Secrets.key }}"}}, 'function "nope" not defined'),
+    "an unknown secret": (
+        {"Env": {"E": "{{ hex .Secrets.missing }}"}},
+        'running manifest template dry run: in Marble web: env variable: E: template: data:1:3: executing "data" at '
+        "<hex .Secrets.missing>: error calling hex: secret does not exist",
+    ),
+    "an unknown secret, previously": (
+        {"Env": {"E": "{{ hex .Previous.Secrets.missing }}"}},
+        "<hex .Previous.Secrets.missing>: error calling hex: secret does not exist",
+    ),
+    "pem of a whole secret": (
+        {"Files": {"f": "{{ pem .Secrets.cert }}"}},
+        "error calling pem: invalid secret type for pem encoding",
+    ),
+    "hex of a text": ({"Files": {"f": '{{ hex "text" }}'}}, "error calling hex: invalid secret type"),
+    "hex of a number": ({"Files": {"f": "{{ hex 7 }}"}}, "error calling hex: invalid secret type"),
+    "base64 of a field": (
+        {"Env": {"E": "{{ base64 .Secrets.key.Size }}"}},
+        "error calling base64: invalid secret type",
+    ),
+    "string of a key": ({"Env": {"E": "{{ string .Secrets.key }}"}}, f"error calling string: {NOT_PLAIN}"),
+    "string of a certificate": ({"Env": {"E": "{{ string .Secrets.cert }}"}}, f"error calling string: {NOT_PLAIN}"),
+    "string of a part": ({"Env": {"E": "{{ string .Secrets.plain.Public }}"}}, f"error calling string: {NOT_PLAIN}"),
+    "a part that is not there": ({"Files": {"f": "{{ pem .Secrets.key.Cert }}"}}, f"error calling pem: {EMPTY}"),
+    "the private key of the root CA": (
+        {"Env": {"E": "{{ pem .MarbleRun.RootCA.Private }}"}},
+        f"error calling pem: {EMPTY}",
+    ),
+    "the public key of the root CA": ({"Env": {"E": "{{ hex .MarbleRun.RootCA }}"}}, f"error calling hex: {EMPTY}"),
+    "the private key of the Coordinator": (
+        {"Env": {"E": "{{ pem .MarbleRun.CoordinatorRoot.Private }}"}},
+        f"error calling pem: {EMPTY}",
+    ),
+    "the private key of the intermediate": (
+        {"Env": {"E": "{{ pem .MarbleRun.CoordinatorIntermediate.Private }}"}},
+        f"error calling pem: {EMPTY}",
+    ),
+    "a seal key": ({"Env": {"E": "{{ hex .MarbleRun.SealKey }}"}}, "can't evaluate field SealKey in type "),
+    "an unknown member": ({"Env": {"E": "{{ .Nothing }}"}}, "can't evaluate field Nothing in type "),
+    "an unknown field": ({"Env": {"E": "{{ .Secrets.key.Nothing }}"}}, "can't evaluate field Nothing in type "),
+    "NUL in a variable": (
+        {"Env": {"E": '{{ "\\x00" }}'}},
+        "running manifest template dry run: in Marble web: env variable: E: content contains null bytes",
+    ),
+    "an action that does not end": ({"Files": {"f": "{{ hex .Secrets.key"}}, "unclosed action"),
+    "an if that does not end": ({"Files": {"f": "{{ if 1 }}"}}, "unexpected EOF"),
+    "an end too many": ({"Files": {"f": "{{ end }}"}}, "unexpected {{end}}"),
+    "an undefined variable": ({"Files": {"f": "{{ $x }}"}}, 'undefined variable "$x"'),
+    "an index out of range": (
+        {"Env": {"E": "{{ index .Secrets.made.Public 16 }}"}},
+        "error calling index: reflect: slice index out of range",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_a_template_that_cannot_be_filled_in_is_refused_with_the_manifest(
+    waiting: MarbleDeployment, name: str
+) -> None:
+    parameters, text = REFUSED[name]
+    message = await waiting.manifest_refused(manifest(Secrets=SECRETS, Marbles=web(**parameters)))
+    assert message.startswith("running manifest template dry run: in Marble web: ")
+    assert text in message
+
+
+@pytest.mark.parametrize(
+    ("action", "word"),
+    [
+        ('{{ define "x" }}{{ end }}', "define"),
+        ('{{ template "x" . }}', "template"),
+        ('{{ block "x" . }}{{ end }}', "block"),
+        ("{{ call .Secrets }}", "call"),
+    ],
+)
+async def test_what_go_has_and_we_have_not_is_refused_by_name_with_line_and_column(
+    waiting: MarbleDeployment, action: str, word: str
+) -> None:
+    message = await waiting.manifest_refused(manifest(Marbles=web(Files={"/etc/f": f"one line\n {action}"})))
+    assert message == (
+        f'checking manifest: template: data:2:4: "{word}" is not supported in manifests '
+        "(at Marbles.web.Parameters.Files./etc/f)"
+    )
 
 
 # --- the dry run
 
 
-def test_the_dry_run_fills_dummies_for_what_does_not_exist_yet() -> None:
-    secrets = {"u": {"Type": "plain", "UserDefined": True}, "c": {"Type": "cert-rsa", "UserDefined": True}}
-    what = manifest(
-        secrets,
-        Env={"E": "{{ string .Secrets.u }}{{ pem .MarbleRun.MarbleCert.Private }}{{ pem .Secrets.c.Cert }}"},
+async def test_every_file_and_variable_of_every_marble_is_tried(waiting: MarbleDeployment) -> None:
+    good = {"Files": {"f": "{{ 1 }}"}, "Env": {"E": "{{ 2 }}"}}
+    for member, where in (("Files", "file bad"), ("Env", "env variable: bad")):
+        bad = good | {member: {**good[member], "bad": "{{ hex .Secrets.missing }}"}}
+        marbles = web(**good) | {"second": {"Package": "app", "Parameters": bad}}
+        message = await waiting.manifest_refused(manifest(Marbles=marbles))
+        assert message.startswith(f"running manifest template dry run: in Marble second: {where}: template: data:1:3:")
+
+
+async def test_users_secrets_and_predefined_ones_are_the_byte_0x41_meanwhile(
+    waiting: MarbleDeployment, machine: Path, tmp_path: Path
+) -> None:
+    fail = "{{ hex .Secrets.missing }}"
+    values = [".Secrets.plain", ".Secrets.cert.Cert", ".Secrets.cert.Private", ".MarbleRun.RootCA.Cert"]
+    values += [".MarbleRun.MarbleCert.Private", ".MarbleRun.MarbleCert", ".MarbleRun.CoordinatorRoot.Cert"]
+    for value in values:
+        other = web(Files={"f": f'{{{{ if eq (hex {value}) "41" }}}}{fail}{{{{ end }}}}'})
+        assert "secret does not exist" in await waiting.manifest_refused(manifest(Secrets=SECRETS, Marbles=other))
+    async with deployed(Bench.make(machine), tmp_path) as town:
+        files = {value: f'{{{{ if ne (hex {value}) "41" }}}}{fail}{{{{ end }}}}' for value in values}
+        await town.set_manifest(manifest(Secrets=SECRETS, Marbles=web(Files=files)))
+
+
+async def test_generated_secrets_are_the_real_ones(machine: Path, tmp_path: Path) -> None:
+    text = "{{ if ne (len .Secrets.made.Public) 16 }}{{ hex .Secrets.missing }}{{ end }}"
+    async with deployed(Bench.make(machine), tmp_path) as town:
+        await town.set_manifest(manifest(Secrets=SECRETS, Marbles=web(Files={"f": text})))
+
+
+async def test_an_upload_is_tried_with_its_new_values(machine: Path, tmp_path: Path) -> None:
+    raw = owned(
+        Secrets={"z": {"Type": "plain", "UserDefined": True}}, Marbles=web(Env={"E": "{{ string .Secrets.z }}"})
     )
-    dry_run(what, generate_shared(what, CA, NOW))
+    async with deployed(Bench.make(machine), tmp_path) as town:
+        await town.set_manifest(raw)
+        answer = await town.post("/api/v2/secrets", {"secrets": {"z": {"Key": b64(b"a\0b")}}}, ALICE)
+        assert (answer.status, answer.message) == (
+            500,
+            "running manifest template dry run: in Marble web: env variable: E: template: data:1:3: "
+            'executing "data" at <string .Secrets.z>: error calling string: secret contains null bytes',
+        )
+        assert (await town.get("/secrets?s=z", ALICE)).data["z"]["Private"] is None
 
 
-def test_the_dry_run_names_marble_and_file() -> None:
-    with pytest.raises(ParametersError, match=r"^in Marble web: file f: template: data:1:3: executing"):
-        dry_run(manifest(Files={"f": "{{ hex .Secrets.missing }}"}), {})
-
-
-def test_environment_must_not_contain_nul() -> None:
-    with pytest.raises(ParametersError, match=r"^in Marble web: env variable: E: content contains null bytes$"):
-        dry_run(manifest(Env={"E": '{{ "\\x00" }}'}), {})
-
-
-def test_what_is_not_supported_is_named_when_the_manifest_is_set() -> None:
-    problems = list(check_templates(manifest(Env={"E": 'a\n{{ if false }}{{ printf "%p" 1 }}{{ end }}'})))
-    assert [str(problem) for problem in problems] == [
-        "template: data:2:24: printf: %p is not supported in manifests (at Marbles.web.Parameters.Env.E)"
-    ]
-
-
-def test_a_template_that_go_refuses_too_is_left_to_the_dry_run() -> None:
-    assert list(check_templates(manifest(Env={"E": "{{ nope }}"}))) == []
-
-
-# --- which secrets an instance needs
-
-
-@pytest.mark.parametrize(
-    ("template", "current", "previous"),
-    [
-        ("{{ hex .Secrets.a }}", {"a"}, set()),
-        ('{{ index $.Secrets "a" | hex }}{{ hex .Previous.Secrets.b.Private }}', {"a"}, {"b"}),
-        ("{{ with .Secrets.a }}{{ hex .Public }}{{ end }}", {"a"}, set()),
-        ("{{ range $k, $v := .Secrets }}{{ $k }}{{ end }}", {"a", "b"}, set()),
-        ('{{ index .Secrets (print "a") | hex }}', {"a", "b"}, set()),
-        ("{{ with .Previous }}{{ hex .Secrets.a }}{{ end }}", {"a"}, {"a", "b"}),
-        ("{{ with $ }}{{ hex .Secrets.a }}{{ end }}", {"a", "b"}, {"a", "b"}),
-    ],
-)
-def test_an_instance_needs_what_its_templates_can_name(template: str, current: set[str], previous: set[str]) -> None:
-    secret = {"Type": "symmetric-key", "Size": 128}
-    what = manifest({"a": secret, "b": secret}, Files={"f": template})
-    assert [set(names) for names in secrets_used(what, what.marbles["web"])] == [current, previous]
+async def test_a_whole_update_is_tried_too(machine: Path, tmp_path: Path) -> None:
+    async with deployed(Bench.make(machine), tmp_path) as town:
+        await town.set_manifest(owned())
+        body = {"manifest": b64(owned(Marbles=web(Files={"f": "{{ hex .Secrets.missing }}"})))}
+        answer = await town.post("/api/v2/update", body, ALICE)
+        assert answer.status == 500
+        assert answer.message.startswith(
+            "running manifest template dry run: in Marble web: file f: template: data:1:3:"
+        )
+        assert (await town.activate()).argv == ["./web"]
