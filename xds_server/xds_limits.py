@@ -18,6 +18,8 @@ class XdsLimits:
     Envoy with 1000 secrets acknowledges each of them in a burst.
     `age`, `age_jitter`: how long a stream lives (plus or minus that part of it), so that after a change in the number
     of Coordinators clients spread over them again.
+    `patience`: how long a write may take, and a stream without its first request. HTTP/2's flow control stops us when
+    the client does not read; no pause of a living client is that long.
     `answer`: how long the answer to a response may take. Envoy and our worker answer within milliseconds.
     """
 
@@ -29,5 +31,6 @@ class XdsLimits:
     requests_burst: int = 5_000
     age: float = 30 * 60.0
     age_jitter: float = 0.2
+    patience: float = 30.0
     answer: float = 60.0
     look: float = 5.0

@@ -125,7 +125,7 @@ class Streams:
         variant = kind.__name__.removesuffix("Stream").lower()
         method = call.method.rpartition("/")[2]
         record = StreamRecord(client, method, variant, self._mesh.now(), self._log, self._metrics)
-        session = Session(peer, stream, Ports(call.read, call.write), self._mesh, record)
+        session = Session(peer, stream, Ports(call.read, call.write, self._limits.patience), self._mesh, record)
         gauge = self._metrics.streams.labels(variant, client.role.value)
         self._leave_at[session] = time.monotonic() + self._lifetime()
         self._count[client] += 1
