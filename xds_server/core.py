@@ -28,6 +28,7 @@ from sds.identity import MarbleIdentity
 from sds.logs import get_logger
 from sds.material import Identity
 from xds_server.certified import names_of, read_certified, still_allowed
+from xds_server.errors import CoordinatorError
 from xds_server.events import EventLog
 from xds_server.mesh import ActiveMarble, Mesh
 from xds_server.metrics import CoordinatorMetrics
@@ -35,7 +36,7 @@ from xds_server.own_quote import OwnQuote
 from xds_server.records import Records
 from xds_server.recovery import RecoverySession, RecoveryTerms
 from xds_server.renewal import MAX_INSTANCES, Identities, Instance, Renewer
-from xds_server.rotation import Phase
+from xds_server.rotation import Phase, Rotation
 from xds_server.served_certificates import for_running
 from xds_server.snapshot import Snapshot
 from xds_server.state import State
@@ -109,6 +110,7 @@ class Core:
         self._tasks: set[asyncio.Task[Any]] = set()
         ports.mesh.readmit = self._readmit
         ports.mesh.renew_with(self.renewer.rotate_all)
+        ports.mesh.retired = self._roots_retired
         ports.metrics.simulation.set(simulation)
         ports.metrics.state.set(records.state)
         if locked is not None:
@@ -172,7 +174,7 @@ class Core:
         """Bring everything that presents or checks certificates to the records in force, whatever was before. `made`:
         see Mesh.configure."""
         if self.manifest is not None:
-            self.ports.mesh.configure(self.manifest, self.ca, made)
+            self.ports.mesh.resume(self.manifest, self.ca, self.records.former, made)
         self.identities.use_ca(self.ca)
         for told in self.on_ca:
             told(self.ca)
@@ -228,7 +230,7 @@ class Core:
             certified = {name: value for name, value in (who.claims or {}).items() if name != "v"}
             certified["manifest"] = manifest.fingerprint
             template = LeafTemplate(who.type, who.uuid, request, certified, manifest.mesh.certificate_lifetime)
-            identity = self.identities.issue(template, self.ports.clock())
+            identity = self.identities.issue(template, self.ports.clock(), self._issuer_for(certificate))
         except SdsError as e:
             _log.warning("instance not readmitted", MarbleType=who.type, UUID=who.uuid, error=str(e))
             return None
@@ -236,6 +238,27 @@ class Core:
         self.present_anew()
         _log.info("instance readmitted", MarbleType=who.type, UUID=who.uuid)
         return ActiveMarble(who.type, who.uuid, identity, claims, request.dns_names, request.ip_addresses)
+
+    def _issuer_for(self, certificate: x509.Certificate) -> CertificateAuthority:
+        """While a new root is being made known, who comes back with an identity of an old one gets another of that one:
+        its peers may not know the new root yet."""
+        if self.ports.mesh.rotation.phase is Phase.INTRODUCE:
+            return self.records.former.issuer_of(certificate) or self.ca
+        return self.ca
+
+    def _roots_retired(self, rotation: Rotation) -> None:
+        """From here on a start must not bring back roots that have left the bundles."""
+
+        async def remember() -> None:
+            former = self.records.former.as_of(rotation, self.ports.clock())
+            try:
+                await self.commit(replace(self.records, former=former))
+            except CoordinatorError as e:
+                _log.warning("former roots not written, a start would trust them again for a moment", error=str(e))
+
+        task = asyncio.get_running_loop().create_task(self.exclusively(remember))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

@@ -23,15 +23,17 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from manifests.model import Manifest
 from sds.ca import CertificateAuthority
 from sds.discovery import View
-from sds.identity import IdentityError, MarbleIdentity, marble_identity, uri_names
-from sds.material import Identity, MaterialError, is_ca
+from sds.identity import MarbleIdentity, uri_names
+from sds.material import Identity
 from sds.resources import CLUSTER, ENDPOINT, LISTENER, SECRET
 from sds.wire.discovery_pb2 import Node
 from xds_server.absences import Absences
+from xds_server.former_roots import FormerRoots
+from xds_server.mesh_admission import check_dates, check_node_id, identity_of
 from xds_server.mesh_clients import AccessDenied as AccessDenied
 from xds_server.mesh_clients import ActiveMarble as ActiveMarble
 from xds_server.mesh_clients import Client as Client
-from xds_server.mesh_clients import Instance, advertised, is_ip, relays, why_not
+from xds_server.mesh_clients import Instance, advertised, is_ip, relays, turned_out
 from xds_server.mesh_clients import Role as Role
 from xds_server.mesh_endpoints import DEFAULT_GRACE, Endpoints
 from xds_server.revocation import Revocations
@@ -66,6 +68,8 @@ class Mesh:
         self.version = 0
         # What to admit an instance as that shows a good certificate and is not known; None: it must activate again.
         self.readmit: Readmit = lambda _certificate, _identity: None
+        # Told when roots have left the bundles.
+        self.retired: Callable[[Rotation], None] = lambda _rotation: None
 
     # ---- what the Coordinator says
 
@@ -82,6 +86,13 @@ class Mesh:
         self._behind.clear()
         self._marbles = {key: marble for key, marble in self._marbles.items() if key[0] in manifest.marbles}
         self._serve(manifest, ca, snapshot)
+
+    def resume(self, manifest: Manifest, ca: CertificateAuthority, former: FormerRoots, made: Snapshot | None) -> None:
+        """As `configure`, for a mesh that another Coordinator has served, maybe to the middle of a rotation."""
+        self.configure(manifest, ca, made)
+        self._rotation.resume(ca.marble_root, self.now(), former.trusted, former.departed)
+        self._revoked.restore(former.revoked)
+        self._trust_anew()
 
     def update(
         self,
@@ -102,9 +113,7 @@ class Mesh:
             return ()
         if ca.root_der != self._ca.root_der:
             raise ValueError("an update keeps the coordinator's root, this certificate authority has another one")
-        reasons = {
-            key: why for key, marble in self._marbles.items() if (why := why_not(manifest, marble, allowed)) is not None
-        }
+        reasons = turned_out(self._marbles.values(), manifest, allowed)
         snapshot = made or Snapshot(manifest, ca)
         if ca.marble_root != self._rotation.newest:
             self._rotation.begin(ca.marble_root, self.now())
@@ -140,6 +149,7 @@ class Mesh:
                 self._renew()
             case Phase.RETIRE:
                 self._trust_anew()
+                self.retired(self._rotation)
             case Phase.SETTLED if self._snapshot.settle():
                 self._changed()
         return True
@@ -203,30 +213,18 @@ class Mesh:
     # ---- who is there
 
     def authenticate(self, certificate: x509.Certificate) -> Client:
-        """Who the holder of a TLS client certificate is. Raises AccessDenied.
-
-        The TLS layer has verified *a* chain to *some* trusted certificate. What counts is checked again here, so that
-        nothing but the mesh's own CA can name a Marble, whatever else TLS trusts.
-        """
+        """Who the holder of a TLS client certificate is. Raises AccessDenied."""
         if self._ca is None:
             raise AccessDenied("UNAVAILABLE", "no_manifest", "no manifest is set yet: try again")
         now = self.now()
-        if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
-            raise AccessDenied("UNAUTHENTICATED", "expired", "certificate is expired or not valid yet")
+        check_dates(certificate, now)
         gateway = self._gateways.get(certificate.public_bytes(Encoding.DER))
         if gateway is not None:
             return Client(Role.GATEWAY, gateway)
-        try:
-            self._rotation.check_issued(certificate, now)
-            identity = marble_identity(certificate)
-        except (MaterialError, IdentityError) as e:
-            raise AccessDenied(
-                "UNAUTHENTICATED", "untrusted", f"certificate is not an identity of this mesh: {e}"
-            ) from e
-        if is_ca(certificate) or identity.spiffe_id.trust_domain != self._ca.trust_domain:
-            raise AccessDenied("UNAUTHENTICATED", "untrusted", "certificate is not an identity of this mesh")
+        identity = identity_of(certificate, self._rotation, self._ca.trust_domain, now)
         key = identity.type, identity.uuid
-        self._refuse_revoked(key)
+        if not (self._revoked.is_restored(key) and self._rotation.is_newest(certificate)):
+            self._refuse_revoked(key)
         if key not in self._marbles:
             self._readmit(certificate, identity)
         return Client(Role.MARBLE, identity.type, identity.uuid)
@@ -235,21 +233,14 @@ class Mesh:
         if (marble := self.readmit(certificate, identity)) is None:
             raise AccessDenied("PERMISSION_DENIED", "not_activated", NOT_ACTIVATED)
         self.activated(marble)
+        if self._ca is not None and self._ca.intermediate not in marble.identity.certificates:
+            self._behind.add((marble.marble_type, marble.uuid))
 
     def check_node(self, client: Client, node: Node) -> None:
-        """`node.id` may be anything, except the name of somebody else in this mesh. Raises AccessDenied."""
-        named = node.id
-        if client.role is Role.GATEWAY:
-            contradicts = named.startswith("spiffe://") and named not in self._gateway_uris(client)
-        else:
-            own = str(client)
-            kind = named.partition("/")[0]
-            contradicts = named.startswith("spiffe://") and named != str(self._marble(client).identity.spiffe_id)
-            contradicts |= (
-                self._manifest is not None and "/" in named and kind in self._manifest.marbles and named != own
-            )
-        if contradicts:
-            raise AccessDenied("PERMISSION_DENIED", "node_mismatch", "node.id names somebody else than the certificate")
+        """See `mesh_admission.check_node_id`. Raises AccessDenied."""
+        gateway = client.role is Role.GATEWAY
+        own = self._gateway_uris(client) if gateway else (str(self._marble(client).identity.spiffe_id),)
+        check_node_id(node.id, client, own, () if self._manifest is None else self._manifest.marbles)
 
     def advertised(self, client: Client, node: Node) -> str | None:
         """The address under which a Marble says that it can be reached: one of the names in its certificate, or None.

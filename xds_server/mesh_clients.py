@@ -6,7 +6,7 @@ What a client says (`Node`) is never believed; it is accepted where its certific
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -124,8 +124,15 @@ def is_ip(text: str) -> bool:
     return True
 
 
-def why_not(manifest: Manifest, marble: ActiveMarble, allowed: Callable[[ActiveMarble], bool]) -> str | None:
-    """Why a manifest no longer allows an instance, as the instance is told; None if it does."""
+def turned_out(
+    marbles: Iterable[ActiveMarble], manifest: Manifest, allowed: Callable[[ActiveMarble], bool]
+) -> dict[Instance, str]:
+    """Whom an update to this manifest turns out, and why, as the instance is told."""
+    why = {(marble.marble_type, marble.uuid): _why_not(manifest, marble, allowed) for marble in marbles}
+    return {instance: reason for instance, reason in why.items() if reason is not None}
+
+
+def _why_not(manifest: Manifest, marble: ActiveMarble, allowed: Callable[[ActiveMarble], bool]) -> str | None:
     if marble.marble_type not in manifest.marbles:
         return "the manifest has no marble of this type any more"
     if not allowed(marble):

@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from sds.ca import CertificateAuthority
 from sds.secrets import Secret
+from xds_server.former_roots import NO_FORMER_ROOTS, FormerRoots
 from xds_server.state import State
 
 _NONE: Mapping[str, int] = MappingProxyType({})
@@ -31,7 +32,8 @@ class PendingUpdate:
 @dataclass(frozen=True, slots=True)
 class Records:
     """The persistent state. `security_versions` are the packages' effective ones, raised by package updates beyond
-    what the raw manifest says; `activations` per Marble type; `counters` by MarbleRun's counter id."""
+    what the raw manifest says; `activations` per Marble type; `counters` by MarbleRun's counter id; `former` are the
+    Marble roots before that of `ca`, as long as somebody may have an identity of them."""
 
     state: State
     ca: CertificateAuthority
@@ -46,3 +48,4 @@ class Records:
     counters: Mapping[str, int] = field(default_factory=lambda: _NONE)
     update_log: tuple[str, ...] = ()
     pending_update: PendingUpdate | None = None
+    former: FormerRoots = NO_FORMER_ROOTS

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -20,6 +21,7 @@ from manifests.model import Manifest
 from sds.ca import CertificateAuthority
 from sds.keys import PrivateKey
 from xds_server import go_json
+from xds_server.former_roots import NO_FORMER_ROOTS, FormerRoots
 from xds_server.records import Records
 from xds_server.store_errors import StoreError
 
@@ -33,6 +35,8 @@ INTERMEDIATE_CERT = "certificate:coordinatorIntermediateCert"
 MARBLE_ROOT_CERT = "certificate:marbleRootCert"
 ROOT_KEY = "privateKey:coordinatorRootKey"
 INTERMEDIATE_KEY = "privateKey:coordinatorIntermediateKey"
+# Not MarbleRun's, which ignores it; only there during a rotation of the Marble root and shortly after.
+FORMER_ROOTS = "marblemesh:formerRoots"
 
 
 @dataclass(slots=True)
@@ -98,6 +102,8 @@ def _entries(records: Records, manifest: Manifest | None) -> Iterator[tuple[str,
         yield f"activations:{name}", b"%x" % count
     for name, counter in records.counters.items():
         yield f"monotonicCounter:{name}", struct.pack("<Q", counter)
+    if records.former != NO_FORMER_ROOTS:
+        yield FORMER_ROOTS, _json(_former_roots(records.former))
     if (pending := records.pending_update) is not None:
         yield (
             "pendingUpdate",
@@ -109,6 +115,25 @@ def _entries(records: Records, manifest: Manifest | None) -> Iterator[tuple[str,
                 }
             ),
         )
+
+
+def _former_roots(former: FormerRoots) -> go_json.Json:
+    return {
+        "Issuers": [
+            {
+                "Intermediate": _der(ca.intermediate),
+                "MarbleRoot": _der(ca.marble_root),
+                "PrivateKey": go_json.base64_text(_sec1(ca.intermediate_key)),
+            }
+            for ca in former.issuers
+        ],
+        "Departed": [{"MarbleRoot": _der(root), "Until": until.isoformat()} for root, until in former.departed],
+        "Revoked": [{"Type": marble_type, "UUID": uuid} for marble_type, uuid in former.revoked],
+    }
+
+
+def _der(certificate: x509.Certificate) -> str:
+    return go_json.base64_text(certificate.public_bytes(Encoding.DER))
 
 
 def _json(value: go_json.Json) -> bytes:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -26,8 +27,10 @@ from manifests.parse import parse
 from sds.ca import CertificateAuthority
 from sds.keys import PrivateKey
 from sds.secrets import Secret, SecretKind
+from xds_server.former_roots import NO_FORMER_ROOTS, FormerRoots
 from xds_server.records import PendingUpdate, Records
 from xds_server.records_json import (
+    FORMER_ROOTS,
     INTERMEDIATE_CERT,
     INTERMEDIATE_KEY,
     MARBLE_ROOT_CERT,
@@ -36,6 +39,8 @@ from xds_server.records_json import (
     ROOT_CERT,
     ROOT_KEY,
 )
+from xds_server.revocation import MAX_REVOKED_INSTANCES, Instance
+from xds_server.rotation import MAX_DEPARTED, MAX_ROOTS, Departed
 from xds_server.state import State
 from xds_server.store_errors import StoreDamaged
 
@@ -52,6 +57,7 @@ _KNOWN = frozenset(
         "manifestSignature",
         "updateLog",
         "pendingUpdate",
+        FORMER_ROOTS,
         *(ROOT_CERT, INTERMEDIATE_CERT, MARBLE_ROOT_CERT, ROOT_KEY, INTERMEDIATE_KEY),
     }
 )
@@ -102,6 +108,7 @@ def read_records(data: bytes) -> ReadState:
         counters=_each(named, "monotonicCounter", _counter),
         update_log=_read("updateLog", _lines, values.get("updateLog", b"")),
         pending_update=None if pending is None else _read("pendingUpdate", _pending, pending),
+        former=_former_roots(values[FORMER_ROOTS], ca) if FORMER_ROOTS in values else NO_FORMER_ROOTS,
     )
     if records.state is State.ACCEPTING_MARBLES and manifest is None:
         raise StoreDamaged("sealed state: state says that a manifest is set, but there is none")
@@ -198,6 +205,19 @@ def _uint(value: object) -> int:
     return value
 
 
+def _list(value: object, limit: int) -> list[Mapping[str, object]]:
+    if not isinstance(value, list) or len(value) > limit or not all(isinstance(item, dict) for item in value):
+        raise TypeError
+    return value
+
+
+def _time(value: object) -> datetime:
+    time = datetime.fromisoformat(_text(value))
+    if time.tzinfo is None:
+        raise ValueError
+    return time
+
+
 def _flag(value: object) -> bool:
     if type(value) is not bool:
         raise TypeError
@@ -273,7 +293,39 @@ def _private_key(values: Mapping[str, bytes], key: str, *certificates: x509.Cert
     loaded = _read(key, _load_key, values.get(key, b""))
     if any(_read(key, x509.Certificate.public_key, one) != loaded.public_key() for one in certificates):
         raise StoreDamaged(f"sealed state: {key} does not belong to the certificate")
-    return PrivateKey(loaded.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return _pkcs8(loaded)
+
+
+def _former_roots(value: bytes, ca: CertificateAuthority) -> FormerRoots:
+    members = _object(FORMER_ROOTS, value, _MAX_ENTRY_VALUES)
+    return FormerRoots(
+        issuers=_read(FORMER_ROOTS, _issuers, (members, ca)),
+        departed=_read(FORMER_ROOTS, _departed, members),
+        revoked=_read(FORMER_ROOTS, _revoked, members),
+    )
+
+
+def _issuers(of: tuple[Mapping[str, object], CertificateAuthority]) -> tuple[CertificateAuthority, ...]:
+    members, ca = of
+    return tuple(_issuer(item, ca) for item in _list(members["Issuers"], MAX_ROOTS))
+
+
+def _issuer(item: Mapping[str, object], ca: CertificateAuthority) -> CertificateAuthority:
+    key = _load_key(_base64(item["PrivateKey"]))
+    intermediate, marble_root = (_load_certificate(_base64(item[name])) for name in ("Intermediate", "MarbleRoot"))
+    if not key.public_key() == intermediate.public_key() == marble_root.public_key():
+        raise ValueError
+    return replace(ca, intermediate=intermediate, marble_root=marble_root, intermediate_key=_pkcs8(key))
+
+
+def _departed(members: Mapping[str, object]) -> tuple[Departed, ...]:
+    found = _list(members["Departed"], MAX_DEPARTED)
+    return tuple((_load_certificate(_base64(item["MarbleRoot"])), _time(item["Until"])) for item in found)
+
+
+def _revoked(members: Mapping[str, object]) -> tuple[Instance, ...]:
+    found = _list(members["Revoked"], MAX_REVOKED_INSTANCES)
+    return tuple((_text(item["Type"]), _text(item["UUID"])) for item in found)
 
 
 def _load_certificate(der: bytes) -> x509.Certificate:
@@ -282,6 +334,10 @@ def _load_certificate(der: bytes) -> x509.Certificate:
     _ = (certificate.subject, certificate.issuer, certificate.public_key(), certificate.extensions)
     _ = (certificate.not_valid_before_utc, certificate.not_valid_after_utc)
     return certificate
+
+
+def _pkcs8(key: ec.EllipticCurvePrivateKey) -> PrivateKey:
+    return PrivateKey(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
 def _load_key(der: bytes) -> ec.EllipticCurvePrivateKey:

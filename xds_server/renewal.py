@@ -58,9 +58,10 @@ class Identities:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def issue(self, template: LeafTemplate, now: datetime) -> Identity:
-        """A first identity for an instance that was just verified, remembered for renewal."""
-        identity = self._ca.issue_marble(template, now)
+    def issue(self, template: LeafTemplate, now: datetime, ca: CertificateAuthority | None = None) -> Identity:
+        """A first identity for an instance that was just verified, remembered for renewal. `ca`: which issues this one,
+        if it is not the one of all others."""
+        identity = (ca or self._ca).issue_marble(template, now)
         instance = (template.marble_type, template.uuid)
         self._remember(instance, _Entry(template, self._due(identity)))
         self._entries.move_to_end(instance)

@@ -18,6 +18,8 @@ Instance = tuple[str, str]  # Marble type, UUID
 # As many names as fit into the Secret that carries them; beyond it the one turned out longest ago is forgotten. Its
 # root has left the bundle by then, unless 10 000 instances were turned out within one rotation.
 MAX_REVOKED_INSTANCES = 10_000
+# What is said after a restart, when the reason is no longer known.
+RESTORED = f"{REVOKED}the manifest no longer allows this marble"
 
 
 class Revocations:
@@ -25,6 +27,7 @@ class Revocations:
 
     def __init__(self) -> None:
         self._reasons: dict[Instance, str] = {}
+        self._restored: frozenset[Instance] = frozenset()
 
     def add(self, instance: Instance, why: str) -> None:
         """Turn an instance out; `why` completes "revoked: "."""
@@ -39,6 +42,17 @@ class Revocations:
 
     def clear(self) -> None:
         self._reasons.clear()
+        self._restored = frozenset()
+
+    def restore(self, instances: Iterable[Instance]) -> None:
+        """Those that an update had turned out before this Coordinator started, and no others."""
+        self._restored = frozenset(instances)
+        self._reasons = dict.fromkeys(self._restored, RESTORED)
+
+    def is_restored(self, instance: Instance) -> bool:
+        """Whether it may have been activated again since: then its identity is of a newer root than it was turned out
+        with."""
+        return instance in self._restored and instance in self._reasons
 
     def reason(self, instance: Instance) -> str | None:
         """What to tell an instance that was turned out; None if it was not."""

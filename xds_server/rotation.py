@@ -17,6 +17,10 @@ An update while another one is under way starts again at INTRODUCE, with one mor
 was given an identity of is left out then, so that the bundle grows only if identities really are of many roots; beyond
 MAX_ROOTS the oldest goes.
 
+A Coordinator that starts with a state does not know who was connected to the one before. For `gather` it takes every
+client for one that will come back: it does not leave INTRODUCE, where it begins if it finds roots that are still in
+the bundles (`former_roots`).
+
 A root that has left the bundle is good for nothing between Marbles. For `grace` the xDS port still takes certificates
 of it, so that an instance that was away during the rotation can come back and fetch its new identity; who stays away
 longer has to be activated again (a worker with a pin does that by itself).
@@ -24,6 +28,7 @@ longer has to be activated again (a worker with a pin does that by itself).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
@@ -38,6 +43,8 @@ MAX_ROOTS = 8
 # Roots that only the xDS port still takes. With a grace of ten minutes that is an update every 19 seconds.
 MAX_DEPARTED = 32
 
+Departed = tuple[x509.Certificate, datetime]  # a root that has left the bundles, and until when xDS takes it
+
 
 class Phase(IntEnum):
     """How far a rotation is; the numbers are the values of the metric."""
@@ -50,13 +57,16 @@ class Phase(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How long a phase waits for clients that do not answer, how long after the last answer (`finish`: in RENEW), and
-    for how long certificates of a root that has gone still open the xDS port."""
+    """How long a phase waits for clients that do not answer, how long after the last answer (`finish`: in RENEW), how
+    long after a start for clients to come back, and for how long certificates of a root that has gone still open the
+    xDS port."""
 
     patience: timedelta = timedelta(seconds=10)
     # An Envoy takes a secret from its worker's socket and hands it to its threads within 10 ms.
     settle: timedelta = timedelta(milliseconds=200)
     finish: timedelta = timedelta(seconds=1)
+    # A worker tries again every 30 s at least.
+    gather: timedelta = timedelta(seconds=30)
     grace: timedelta = timedelta(minutes=10)
 
 
@@ -85,9 +95,10 @@ class Rotation:
         self.since: datetime | None = None
         self.behind = 0
         self._roots: list[_Root] = []
-        self._departed: list[tuple[x509.Certificate, datetime]] = []
+        self._departed: list[Departed] = []
         self._progress: datetime | None = None
         self._calm: datetime | None = None
+        self._gathered: datetime | None = None
 
     # ---- who is trusted
 
@@ -130,7 +141,19 @@ class Rotation:
     def reset(self, root: x509.Certificate) -> None:
         """This root and no other, at once: a mesh begins."""
         self._roots, self._departed = [_Root(root, issued=False)], []
+        self.phase, self.since, self._gathered = Phase.SETTLED, None, None
+
+    def resume(
+        self, root: x509.Certificate, now: datetime, former: Iterable[x509.Certificate], departed: Iterable[Departed]
+    ) -> None:
+        """A mesh goes on, maybe in the middle of a rotation: then `former` are the roots that are in the bundles beside
+        this one. `departed`: those that only open the xDS port."""
+        self._roots = [_Root(certificate, issued=True) for certificate in (*former, root)]
+        self._departed = list(departed)
         self.phase, self.since = Phase.SETTLED, None
+        if len(self._roots) > 1:
+            self._enter(Phase.INTRODUCE, now)
+        self._gathered = now + self.pace.gather
 
     def begin(self, root: x509.Certificate, now: datetime) -> None:
         """A new root comes. Identities of the old ones must not be issued from here on, of the new one only for
@@ -161,13 +184,27 @@ class Rotation:
             self._calm = None
             if now - (self._progress or now) < self.pace.patience:
                 return False
-            self.behind += 1
         else:
             self._calm = self._calm or now
             if now - self._calm < (self.pace.finish if self.phase is Phase.RENEW else self.pace.settle):
                 return False
+        if self.phase is Phase.INTRODUCE and self._gathered is not None and now < self._gathered:
+            return False
+        self.behind += not answered
         self._enter(_NEXT[self.phase], now)
         return True
+
+    def is_newest(self, certificate: x509.Certificate) -> bool:
+        """Whether the root that identities are issued under signed it."""
+        try:
+            check_issued_by(certificate, self._roots[-1].certificate)
+        except MaterialError:
+            return False
+        return True
+
+    def departed(self, now: datetime) -> tuple[Departed, ...]:
+        """Roots that have left the bundles, and until when they open the xDS port."""
+        return tuple((root, until) for root, until in self._departed if until > now)
 
     def status(self) -> RotationStatus:
         return RotationStatus(self.phase, self.since, len(self._roots), self.behind)

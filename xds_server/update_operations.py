@@ -8,7 +8,7 @@ rules (updates) ─► new CA, secrets, recovery keys ─► dry run ─► comm
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -24,9 +24,11 @@ from xds_server.answers import AcknowledgeAnswer, PendingAnswer, UpdateAnswer
 from xds_server.certified import still_allowed
 from xds_server.core import Core
 from xds_server.errors import CoordinatorError, ManifestRefused, UpdateRefused
+from xds_server.former_roots import FormerRoots
 from xds_server.manifest_operations import in_force, say_what_matters, share_out
 from xds_server.manifest_rules import accepted
 from xds_server.mesh import ActiveMarble
+from xds_server.mesh_clients import turned_out
 from xds_server.parameters import ParametersError, dry_run
 from xds_server.records import PendingUpdate, Records
 from xds_server.secret_rules import after_update, new_root_secret, regenerate_shared_certificates
@@ -82,7 +84,8 @@ async def _update_packages(core: Core, update: PackageUpdate, certificates: Sequ
     ca = await asyncio.to_thread(core.ca.rotate, now)
     snapshot = await asyncio.to_thread(Snapshot, manifest, ca)
     secrets = await asyncio.to_thread(regenerate_shared_certificates, core.records.secrets, manifest, ca, now)
-    await core.commit(replace(records, ca=ca, secrets=MappingProxyType(secrets)))
+    former = _former(core, updates.effective(core.written or manifest, records.security_versions))
+    await core.commit(replace(records, ca=ca, secrets=MappingProxyType(secrets), former=former))
     _put_in_force(core, snapshot)
     _log.info("SecurityVersion increased", user=user, packages=list(update.versions))
 
@@ -140,6 +143,7 @@ async def _apply(core: Core, records: Records, wanted: Manifest) -> Mapping[str,
     except ParametersError as e:
         raise UpdateRefused(f"running manifest template dry run: {e}") from e
     recovery, updated = None, updates.apply(records, written, wanted, made, now)
+    updated = replace(updated, former=_former(core, updates.effective(wanted, updated.security_versions)))
     if (old.recovery_keys, old.config.recovery_threshold) != (wanted.recovery_keys, wanted.config.recovery_threshold):
         recovery = await asyncio.to_thread(share_out, wanted)
         # The very next commit takes the key: nothing may fail between the two.
@@ -170,15 +174,22 @@ def _waiting(update: PendingUpdate) -> UpdateAnswer:
     return UpdateAnswer(update.missing, updates.missing_users(update))
 
 
+def _former(core: Core, manifest: Manifest) -> FormerRoots:
+    """What a start has to know, should this process end before everybody has followed to the new root: the old one, and
+    whom this (effective) manifest turns out."""
+    gone = turned_out(core.ports.mesh.marbles, manifest, _allowed(core, manifest))
+    return core.records.former.replaced(core.ca, gone, core.ports.clock())
+
+
+def _allowed(core: Core, manifest: Manifest) -> Callable[[ActiveMarble], bool]:
+    return lambda marble: still_allowed(manifest, marble.marble_type, marble.claims, insecure=core.insecure)
+
+
 def _put_in_force(core: Core, snapshot: Snapshot) -> None:
     """Tell the mesh of manifest and CA in the records; Marbles that they no longer allow are revoked."""
-    manifest, insecure = in_force(core), core.insecure
-
-    def allowed(marble: ActiveMarble) -> bool:
-        return still_allowed(manifest, marble.marble_type, marble.claims, insecure=insecure)
-
+    manifest = in_force(core)
     core.identities.use_ca(core.ca)
-    for marble in core.ports.mesh.update(manifest, core.ca, allowed, snapshot):
+    for marble in core.ports.mesh.update(manifest, core.ca, _allowed(core, manifest), snapshot):
         core.identities.forget((marble.marble_type, marble.uuid))
         _log.info("instance revoked", MarbleType=marble.marble_type, UUID=marble.uuid)
     core.identities.adopt(manifest.fingerprint, manifest.mesh.certificate_lifetime)

@@ -12,7 +12,7 @@ import secrets
 
 from manifests.parse import parse
 from tests.fuzz.driver import run
-from tests.kit.records import manifest_bytes, records
+from tests.kit.records import former_roots, manifest_bytes, records
 from tests.kit.stores import sealed_by
 from xds_server.records_json import Writer
 from xds_server.records_read import read_records
@@ -22,7 +22,8 @@ from xds_server.store_errors import KeyUnavailable, StoreDamaged, WrongKey
 
 DEK = secrets.token_bytes(32)  # what opens under it was sealed by this process
 _RAW = manifest_bytes(Secrets={"s": {"Type": "plain", "UserDefined": True}})
-STATE = Writer().write(records(_RAW, activations={"web": 3}, counters={"a": 1}, update_log=("{}",)), parse(_RAW))
+_STATE = records(_RAW, activations={"web": 3}, counters={"a": 1}, update_log=("{}",), former=former_roots())
+STATE = Writer().write(_STATE, parse(_RAW))
 DATA = SealedData.seal(DEK, b'{"' + b"0" * 64 + b'":true}', STATE).to_bytes()
 KEY = sealed_by().protect(DEK, parse(_RAW).config.seal_mode, DATA)
 SEEDS = (b"\0" + DATA, b"\1" + KEY, b"\2" + DEK, b"\3" + STATE)

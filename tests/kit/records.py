@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from sds.ca import CertificateAuthority
 from sds.secrets import Secret, SecretKind
 from tests.kit.manifests import manifest, raw
+from xds_server.former_roots import FormerRoots
 from xds_server.records import PendingUpdate, Records
 from xds_server.recovery_keys import oaep
 from xds_server.state import State
@@ -26,6 +27,15 @@ ROOT_SECRET = bytes(range(32))
 @functools.cache
 def ca() -> CertificateAuthority:
     return CertificateAuthority.create(["localhost"], [], datetime.now(UTC))
+
+
+@functools.cache
+def former_roots() -> FormerRoots:
+    """In the middle of a rotation, after others."""
+    now = datetime.now(UTC)
+    old, older, oldest = (ca().rotate(now) for _ in range(3))
+    departed = ((oldest.marble_root, now + timedelta(minutes=1)),)
+    return FormerRoots((older, old), departed, (("web", "ad2ff5f2-0b2e-4ed5-9a3c-5bb0a5e2b6a1"),))
 
 
 def manifest_bytes(**members: Any) -> bytes:
@@ -92,6 +102,7 @@ arbitrary_records = st.builds(
     activations=st.dictionaries(names, numbers, max_size=3),
     counters=st.dictionaries(names, numbers, max_size=3),
     update_log=st.lists(names).map(tuple),
+    former=st.builds(former_roots) | st.just(FormerRoots()),
     pending_update=st.none()
     | st.builds(PendingUpdate, raw=blobs, acknowledged=st.dictionaries(names, st.booleans()), missing=numbers),
 )

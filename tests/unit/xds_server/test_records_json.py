@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from manifests.parse import parse
-from tests.kit.records import arbitrary_records, manifest_bytes, records
+from tests.kit.records import arbitrary_records, former_roots, manifest_bytes, records
 from xds_server.records import Records
 from xds_server.records_json import Writer
 from xds_server.records_read import read_records
@@ -47,6 +47,35 @@ def test_a_writer_that_has_written_before_writes_the_same() -> None:
     writer = Writer()
     for state in (one, other, one, replace(other, ca=replace(other.ca))):
         assert writer.write(state, parse(state.manifest)) == Writer().write(state, parse(state.manifest))
+
+
+def test_without_a_rotation_nothing_is_written_that_marblerun_does_not_write() -> None:
+    assert [key for key in written(records()) if key.startswith("marblemesh:")] == []
+
+
+def test_former_roots_are_read_again_with_their_keys_and_times() -> None:
+    state = records(former=former_roots())
+    found = read(written(state)).former
+    assert found == state.former
+    assert found.issuers[0].intermediate_key.load().public_key() == found.issuers[0].marble_root.public_key()
+    assert found.issuers[0].root == state.ca.root
+
+
+def test_a_former_issuer_whose_key_is_another_s_is_refused() -> None:
+    state = written(records(former=former_roots()))
+    former = json.loads(base64.b64decode(state["marblemesh:formerRoots"]))
+    former["Issuers"][0]["PrivateKey"] = former["Issuers"][1]["PrivateKey"]
+    with pytest.raises(StoreDamaged, match="marblemesh:formerRoots"):
+        read(state | {"marblemesh:formerRoots": entry(former)})
+
+
+@pytest.mark.parametrize("time", ["2026-06-01T00:00:00", "tomorrow", "", 5, None])
+def test_a_time_without_a_zone_or_none_at_all_is_refused(time: object) -> None:
+    state = written(records(former=former_roots()))
+    former = json.loads(base64.b64decode(state["marblemesh:formerRoots"]))
+    former["Departed"][0]["Until"] = time
+    with pytest.raises(StoreDamaged, match="marblemesh:formerRoots"):
+        read(state | {"marblemesh:formerRoots": entry(former)})
 
 
 def test_records_without_a_manifest() -> None:
@@ -92,6 +121,14 @@ def test_entries_of_another_version_are_left_out_and_named() -> None:
         ("pendingUpdate", {"manifestRaw": "", "requiredUsers": [], "missingAcknowledgments": 0}),
         ("pendingUpdate", {"manifestRaw": "", "requiredUsers": {"a": 1}, "missingAcknowledgments": 0}),
         ("package:p", {"SecurityVersion": "1"}),
+        ("marblemesh:formerRoots", {}),
+        ("marblemesh:formerRoots", b"\xff"),
+        ("marblemesh:formerRoots", {"Issuers": {}, "Departed": [], "Revoked": []}),
+        ("marblemesh:formerRoots", {"Issuers": [1], "Departed": [], "Revoked": []}),
+        ("marblemesh:formerRoots", {"Issuers": [{}], "Departed": [], "Revoked": []}),
+        ("marblemesh:formerRoots", {"Issuers": [], "Departed": [{"MarbleRoot": "", "Until": ""}], "Revoked": []}),
+        ("marblemesh:formerRoots", {"Issuers": [], "Departed": [], "Revoked": [{"Type": 1, "UUID": ""}]}),
+        ("marblemesh:formerRoots", {"Issuers": [], "Departed": [], "Revoked": [{"Type": "t", "UUID": "u"}] * 10_001}),
         ("manifest", b"{}"),
         ("manifest", b"\xff"),
         ("manifest", b""),
