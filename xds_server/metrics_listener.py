@@ -18,8 +18,10 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0
 from xds_server.events import EventLog
 from xds_server.http_server import QuietServer
 from xds_server.metrics import CoordinatorMetrics
+from xds_server.tls_front import source_of
 
-# A few Prometheus servers scrape; a connection without a complete request ends after the idle time.
+# A few Prometheus servers scrape; a connection without a complete request ends after the idle time. Half of them from
+# one source at most, so that one machine that holds connections open does not keep Prometheus out.
 MAX_CONNECTIONS = 64
 _IDLE_SECONDS = 30.0
 
@@ -43,11 +45,8 @@ class MetricsListener:
             auto_decompress=False,
         )
 
-        def connect() -> asyncio.Protocol:
-            return http() if len(http.connections) < MAX_CONNECTIONS else _Full()
-
         self._http = http
-        self._server = await asyncio.get_running_loop().create_server(connect, sock=listener)
+        self._server = await asyncio.get_running_loop().create_server(lambda: _Gate(http), sock=listener)
 
     async def stop(self) -> None:
         if self._server is not None:
@@ -81,6 +80,24 @@ class MetricsListener:
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_PLAIN_1_0_0})
 
 
-class _Full(asyncio.Protocol):
+class _Gate(asyncio.Protocol):
+    """Hands a new connection to HTTP, or closes it if it is one too many."""
+
+    def __init__(self, http: web.Server) -> None:
+        self._http = http
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast(asyncio.Transport, transport).abort()
+        transport = cast(asyncio.Transport, transport)
+        open_ones = [handler.transport for handler in self._http.connections]
+        own = sum(_source(other) == _source(transport) for other in open_ones if other is not None)
+        if len(open_ones) >= MAX_CONNECTIONS or own >= MAX_CONNECTIONS // 2:
+            transport.abort()
+            return
+        handler = self._http()
+        transport.set_protocol(handler)
+        handler.connection_made(transport)
+
+
+def _source(transport: asyncio.BaseTransport) -> str:
+    peer = transport.get_extra_info("peername")
+    return source_of(str(peer[0])) if peer else ""

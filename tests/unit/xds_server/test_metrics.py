@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import aiohttp
@@ -15,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from xds_server.events import ActivationEvent, EventLog
 from xds_server.metrics import GRPC_CODES, MAX_UUIDS, OTHER_UUID, CoordinatorMetrics
-from xds_server.metrics_listener import MetricsListener
+from xds_server.metrics_listener import MAX_CONNECTIONS, MetricsListener
 
 NAMES = [
     "coordinator_version_info",
@@ -93,6 +95,27 @@ async def test_the_listener_shows_metrics_and_events_and_nothing_else() -> None:
             assert reply.status == 404
         async with session.post(f"{base}/metrics") as reply:
             assert reply.status == 405
+    await listener.stop()
+
+
+async def test_one_machine_cannot_hold_every_connection() -> None:
+    listener = MetricsListener(CoordinatorMetrics("1.0"), EventLog())
+    bound = socket.create_server(("127.0.0.1", 0))
+    port = bound.getsockname()[1]
+    await listener.start(bound)
+    held = [
+        await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0)) for _ in range(MAX_CONNECTIONS)
+    ]
+    async with asyncio.timeout(10), aiohttp.ClientSession() as session:
+        for reader, _ in held[MAX_CONNECTIONS // 2 :]:
+            with suppress(ConnectionError):
+                assert await reader.read() == b""
+        async with session.get(f"http://127.0.0.1:{port}/metrics") as reply:
+            assert reply.status == 200
+        held[0][1].write(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await held[0][0].readline()).startswith(b"HTTP/1.1 200")
+    for _, writer in held:
+        writer.close()
     await listener.stop()
 
 
