@@ -49,7 +49,8 @@ def _check_outgoing(document: ManifestWire, tag: str, index: int, item: Outgoing
         found.error(f"manifest misses Addr in TLS.Outgoing.{tag}", *at, "Addr")
     elif not _is_addr(item.addr):
         found.error(
-            f"invalid address {item.addr[:80]!r}: want a Marble type, host name or IP address, no '/', '|', blanks",
+            f"invalid address {item.addr[:80]!r}: want a Marble type, host name or IP address, no '/', '|', blanks "
+            "or templates",
             *(*at, "Addr"),
         )
     if not item.port:
@@ -69,7 +70,8 @@ def _check_outgoing(document: ManifestWire, tag: str, index: int, item: Outgoing
 
 def _is_addr(addr: str) -> bool:
     # The address becomes part of a resource name (outbound|<addr>|<port>) and of a file name (<addr>-<port>.sock):
-    # '/' would leave the run directory.
-    if len(addr) > MAX_ADDR or not addr.isprintable() or any(character in "/|\\ " for character in addr):
+    # '/' would leave the run directory. MarbleRun fills in templates in what it makes of addresses for its runtime's
+    # TTLS; here a route must be known before there is an instance, and no secret may stand in its name.
+    if len(addr) > MAX_ADDR or not addr.isprintable() or any(character in "/|\\ {}" for character in addr):
         return False
     return addr not in (".", "..")

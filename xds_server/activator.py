@@ -233,13 +233,13 @@ def _make_parameters(
     except (CoordinatorError, SdsError) as e:
         raise NotIssued(f"generating marble secrets: {e}", "secrets") from e
     try:
-        rendered = render(marble, TemplateData(current, previous, identity, records.ca))
-    except ParametersError as e:
-        raise NotIssued(f"customizing marble parameters: {e}", "parameters") from e
-    try:
         served = for_activation(manifest, marble_type, current, records.ca)
     except CoordinatorError as e:
         raise NotIssued(f"creating TTLS config: {e}", "secrets") from e
+    try:
+        rendered = render(marble, TemplateData(current, previous, identity, records.ca))
+    except ParametersError as e:
+        raise NotIssued(f"customizing marble parameters: {e}", "parameters") from e
     return make_grant(manifest, marble, records.ca, identity, rendered, served)
 
 
