@@ -45,7 +45,7 @@ class LocalServer:
         max_calls: int = MAX_CALLS,
     ) -> None:
         self.counters = LocalCounters(name)
-        self._access = access
+        self.access = access
         self._log = log
         self._max_connections = max_connections
         methods = {path: method for service in services for path, method in service.items()}
@@ -133,7 +133,7 @@ class LocalServer:
             return None, Unwelcome.PROCESS_GONE
         except OSError:
             return None, Unwelcome.UNKNOWN
-        objection = self._access.objection(peer)
+        objection = self.access.objection(peer)
         if objection is None and len(self._connections) >= self._max_connections:
             objection = Unwelcome.LIMIT
         if objection is not None:

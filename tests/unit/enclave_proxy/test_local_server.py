@@ -7,6 +7,7 @@ import asyncio
 import os
 import socket
 import struct
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -76,6 +77,11 @@ async def echoed(path: Path) -> bool:
         return bool(await asyncio.wait_for(call.read(), 10) == b"hello")
 
 
+def request_head(path: str) -> list[tuple[str, str]]:
+    pseudo = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "x")]
+    return [*pseudo, ("te", "trailers"), ("content-type", "application/grpc")]
+
+
 class RawClient:
     """HTTP/2 by hand, for what no library would send."""
 
@@ -89,10 +95,9 @@ class RawClient:
         self.h2.initiate_connection()
         self.flush()
 
-    def call(self, path: str = "/t/_echo", **more: str) -> int:
+    def call(self, path: str = "/t/_echo") -> int:
         stream = self.h2.get_next_available_stream_id()
-        head = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "x", "te": "trailers"}
-        self.h2.send_headers(stream, list((head | {"content-type": "application/grpc"} | more).items()))
+        self.h2.send_headers(stream, request_head(path))
         return stream
 
     def flush(self) -> None:
@@ -147,6 +152,43 @@ async def test_a_platform_that_does_not_tell_who_connects_lets_nobody_in(
         assert server.counters.refused == {Unwelcome.UNKNOWN: 1}
     async with serving_on(tmp_path / "s", SERVICE, access=Access(frozenset(), needs_credentials=False)):
         assert await echoed(tmp_path / "s")
+
+
+# Connects, sends what it is told, leaves the connection to a child, and ends. The child says what comes.
+HANDS_ON = """
+import os, socket, sys
+s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.sendall(bytes.fromhex(sys.argv[2])); s.recv(1)
+if os.fork(): os._exit(0)
+got = b""
+try:
+    while data := s.recv(65536): got += data
+except ConnectionResetError: pass
+with open(sys.argv[3] + ".new", "wb") as file: file.write(got)
+os.rename(sys.argv[3] + ".new", sys.argv[3])
+"""
+
+
+async def test_a_connection_that_outlives_its_process_gets_nothing_more(tmp_path: Path) -> None:
+    async def when_told(call: Call) -> None:
+        await call.send(b"while it lives")
+        await gone.wait()
+        await call.send(b"the key")
+
+    gone, got = asyncio.Event(), tmp_path / "got"
+    async with serving_on(tmp_path / "s", {"/t/when_told": Method("when_told", BOTH, when_told)}) as server:
+        h2 = H2Connection(H2Configuration(header_encoding="ascii"))
+        h2.initiate_connection()
+        h2.send_headers(1, request_head("/t/when_told"))
+        client = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-IS", "-c", HANDS_ON, str(tmp_path / "s"), h2.data_to_send().hex(), str(got))
+        )
+        assert await asyncio.wait_for(client.wait(), 20) == 0
+        gone.set()
+        await until(lambda: server.counters.refused == {Unwelcome.PROCESS_GONE: 1})
+        assert server.counters.ended == {("when_told", "PERMISSION_DENIED"): 1}
+        await until(got.exists)
+    assert b"while it lives" in got.read_bytes()
+    assert b"the key" not in got.read_bytes()
 
 
 async def test_refusals_are_logged_a_few_times_and_counted_all(
