@@ -7,7 +7,15 @@ import asyncio
 from collections.abc import Mapping
 from http import HTTPStatus
 
-from xds_server.client_api_replies import MANIFEST_BODY, admitted, bad_request, deprecated, refused, refused_v1
+from xds_server.client_api_replies import (
+    MANIFEST_BODY,
+    admitted,
+    admitted_v1,
+    bad_request,
+    deprecated,
+    refused,
+    refused_v1,
+)
 from xds_server.errors import CoordinatorError, NotSet
 from xds_server.http_dispatch import Request, Route, Routes
 from xds_server.http_json import BadRequest, Reply, b64, bytes_member, decode_object, success
@@ -20,7 +28,7 @@ def routes(operations: Operations) -> Routes:
         ("GET", "/api/v2/manifest"): Route(api.get),
         ("GET", "/manifest"): Route(api.get_v1),
         ("POST", "/api/v2/manifest"): Route(api.set, admitted(api.check, refused), MANIFEST_BODY),
-        ("POST", "/manifest"): Route(api.set_v1, admitted(api.check, refused_v1), MANIFEST_BODY),
+        ("POST", "/manifest"): Route(api.set_v1, admitted_v1(api.check, "/manifest"), MANIFEST_BODY),
     }
 
 
@@ -81,7 +89,6 @@ class _Manifest:
         return success({"RecoverySecrets": recovery_secrets(secrets)})
 
     async def set_v1(self, request: Request) -> Reply:
-        deprecated("/manifest")
         try:
             async with self._turn:
                 secrets = await self._operations.set_manifest(request.body)

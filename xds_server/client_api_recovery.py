@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from xds_server.client_api_replies import bad_request, refused
+from xds_server.client_api_replies import bad_request, deprecated, refused
 from xds_server.errors import CoordinatorError
 from xds_server.http_dispatch import Request, Route, Routes
 from xds_server.http_json import BadRequest, Reply, b64, bytes_member, decode_object, error, success
@@ -57,6 +57,7 @@ class _Recovery:
 
 
 def _refuse(_: Request) -> Reply:
+    deprecated("/recover")
     return error(HTTPStatus.GONE, _GONE)
 
 

@@ -68,6 +68,17 @@ def admitted(
     return admit
 
 
+def admitted_v1(check: Callable[[Request], None], path: str) -> Callable[[Request], Reply | None]:
+    """The same for an endpoint of version 1 that has a form in version 2."""
+    admit = admitted(check, refused_v1)
+
+    def noticed(request: Request) -> Reply | None:
+        deprecated(path)
+        return admit(request)
+
+    return noticed
+
+
 def deprecated(path: str) -> None:
     """A v1 endpoint that has a v2 form was used."""
     _log.info(f"Usage of deprecated API endpoint. Consider using /api/v2{path} instead")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sds.secrets import Secret
-from xds_server.client_api_replies import admitted, bad_request, bad_request_v1, deprecated, refused, refused_v1
+from xds_server.client_api_replies import admitted, admitted_v1, bad_request, bad_request_v1, refused, refused_v1
 from xds_server.errors import CoordinatorError
 from xds_server.http_dispatch import Request, Route, Routes
 from xds_server.http_json import BadRequest, Reply, decode_map, decode_object, map_member, success
@@ -21,9 +21,9 @@ def routes(operations: Operations) -> Routes:
     api = _Secrets(operations)
     return {
         ("GET", "/api/v2/secrets"): Route(api.get, admitted(api.check, refused)),
-        ("GET", "/secrets"): Route(api.get_v1, admitted(api.check, refused_v1)),
+        ("GET", "/secrets"): Route(api.get_v1, admitted_v1(api.check, "/secrets")),
         ("POST", "/api/v2/secrets"): Route(api.set, admitted(api.check, refused), SECRETS_BODY),
-        ("POST", "/secrets"): Route(api.set_v1, admitted(api.check, refused_v1), SECRETS_BODY),
+        ("POST", "/secrets"): Route(api.set_v1, admitted_v1(api.check, "/secrets"), SECRETS_BODY),
     }
 
 
@@ -44,7 +44,6 @@ class _Secrets:
         return success({"secrets": _shown(secrets)})
 
     async def get_v1(self, request: Request) -> Reply:
-        deprecated("/secrets")
         try:
             secrets = self._operations.secrets_get(_names(request), request.certificates)
         except BadRequest as e:
@@ -64,7 +63,6 @@ class _Secrets:
         return success(None)
 
     async def set_v1(self, request: Request) -> Reply:
-        deprecated("/secrets")
         try:
             await self._operations.secrets_set(decode_map(request.body), request.certificates)
         except BadRequest as e:

@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 from xds_server.answers import UpdateAnswer
 from xds_server.client_api_manifest import recovery_secrets
-from xds_server.client_api_replies import MANIFEST_BODY, admitted, bad_request, deprecated, refused, refused_v1
+from xds_server.client_api_replies import MANIFEST_BODY, admitted, admitted_v1, bad_request, refused, refused_v1
 from xds_server.errors import CoordinatorError
 from xds_server.http_dispatch import Request, Route, Routes
 from xds_server.http_json import BadRequest, Reply, b64, bytes_member, decode_object, success
@@ -19,7 +19,7 @@ def routes(operations: Operations) -> Routes:
     v2, v1 = admitted(api.check, refused), admitted(api.check, refused_v1)
     return {
         ("POST", "/api/v2/update"): Route(api.apply, v2, MANIFEST_BODY),
-        ("POST", "/update"): Route(api.apply_v1, v1, MANIFEST_BODY),
+        ("POST", "/update"): Route(api.apply_v1, admitted_v1(api.check, "/update"), MANIFEST_BODY),
         ("GET", "/api/v2/update-manifest"): Route(api.pending),
         ("GET", "/update-manifest"): Route(api.pending),
         ("POST", "/api/v2/update-manifest"): Route(api.acknowledge, v2, MANIFEST_BODY),
@@ -48,7 +48,6 @@ class _Updates:
         return success(missing | _recovery(update))
 
     async def apply_v1(self, request: Request) -> Reply:
-        deprecated("/update")
         try:
             await self._operations.update_apply(request.body, request.certificates)
         except CoordinatorError as e:

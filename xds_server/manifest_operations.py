@@ -82,10 +82,17 @@ async def _set(core: Core, manifest: Manifest) -> Mapping[str, bytes]:
 
 
 def _generate(core: Core, manifest: Manifest) -> dict[str, Secret]:
-    try:
-        return generate_shared(manifest, core.ca, core.ports.clock())
-    except CoordinatorError as e:
-        raise ManifestRefused(f"generating secrets from manifest: {e}") from e
+    """Every secret as the store holds it: shared ones themselves, for each Marble's own ones a placeholder."""
+    own = {name: secret for name, secret in manifest.secrets.items() if not (secret.shared or secret.user_defined)}
+    others = {name: secret for name, secret in manifest.secrets.items() if name not in own}
+    found: dict[str, Secret] = {}
+    for what, some in (("secrets", others), ("placeholder secrets", own)):
+        try:
+            part = replace(manifest, secrets=MappingProxyType(some))
+            found |= generate_shared(part, core.ca, core.ports.clock())
+        except CoordinatorError as e:
+            raise ManifestRefused(f"generating {what} from manifest: {e}") from e
+    return {name: found[name] for name in manifest.secrets}
 
 
 def share_out(manifest: Manifest) -> NewRecovery:

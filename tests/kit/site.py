@@ -15,21 +15,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sds.attestation.simulated import SimulatedPlatform
+from tests.kit.client_api import curl
 from tests.kit.outside import Outside
 from xds_server.attestation_choice import Attestation, choose_attestation, now
-from xds_server.config import CoordinatorConfig
+from xds_server.config import CoordinatorConfig, ListenAddress
 from xds_server.core import Ports
 from xds_server.events import EventLog
 from xds_server.file_ops import SystemFiles
 from xds_server.mesh import Mesh
 from xds_server.metrics import CoordinatorMetrics
+from xds_server.metrics_listener import MetricsListener
 from xds_server.own_quote import OwnQuote
 from xds_server.process import listen
 from xds_server.public_ports import PublicPorts
 from xds_server.startup import make_coordinator, open_state
 from xds_server.store import Store
 
-_ANY_PORT = {f"EDG_COORDINATOR_{name}_ADDR": "127.0.0.1:0" for name in ("CLIENT", "MESH", "XDS")}
+_ANY_PORT = ListenAddress("127.0.0.1", 0)
+_ANY_PORTS = {f"EDG_COORDINATOR_{name}_ADDR": str(_ANY_PORT) for name in ("CLIENT", "MESH", "XDS")}
 
 # Settings for a Coordinator that attests nothing, so that its data key lies on disk as it is.
 INSECURE = {
@@ -48,6 +51,7 @@ class Site:
     attested: Callable[[Attestation], Attestation] = lambda attestation: attestation
     outside: Outside = field(init=False)
     _running: AsyncExitStack | None = None
+    _metrics_port: int = 0
 
     @property
     def state(self) -> Path:
@@ -57,6 +61,12 @@ class Site:
         """A file of the state directory."""
         return (self.state / name).read_bytes()
 
+    async def metric(self, sample: str) -> float:
+        """The value of a line of `/metrics`, by its name and labels; 0 if there is none."""
+        text = (await curl(f"http://127.0.0.1:{self._metrics_port}/metrics")).body.decode()
+        values = (line.rpartition(" ") for line in text.splitlines())
+        return next((float(value) for name, _, value in values if name == sample), 0.0)
+
     async def restart(self, machine: str = "machine", **settings: str) -> Outside:
         """End it and start it again, maybe on another machine or with other settings."""
         await self.stop()
@@ -65,7 +75,7 @@ class Site:
     async def start(self, machine: str = "machine", **settings: str) -> Outside:
         platform = self.home / machine
         env = {
-            **_ANY_PORT,
+            **_ANY_PORTS,
             "EDG_COORDINATOR_SEAL_DIR": str(self.state),
             "EDG_COORDINATOR_SIMULATION": "1",
             "EDG_SIMULATED_PLATFORM_DIR": str(platform),
@@ -75,7 +85,7 @@ class Site:
         config = CoordinatorConfig.from_env(env)
         async with AsyncExitStack() as stack:
             attestation = self.attested(choose_attestation(config, env))
-            client_port, mesh_port = await _serve(config, attestation, stack)
+            client_port, mesh_port, self._metrics_port = await _serve(config, attestation, stack)
             self._running = stack.pop_all()
         curls = self.home / "curl"
         curls.mkdir(exist_ok=True)
@@ -101,9 +111,9 @@ async def site(home: Path, manifest: bytes | None = None, **settings: str) -> As
         await running.stop()
 
 
-async def _serve(config: CoordinatorConfig, attestation: Attestation, stack: AsyncExitStack) -> tuple[int, int]:
-    """The ports of the client API and the Marble API; everything ends with the stack."""
-    metrics, own_quote = CoordinatorMetrics("1.2.3"), None
+async def _serve(config: CoordinatorConfig, attestation: Attestation, stack: AsyncExitStack) -> tuple[int, int, int]:
+    """The ports of the client API, the Marble API and the metrics; everything ends with the stack."""
+    metrics, events, own_quote = CoordinatorMetrics("1.2.3"), EventLog(), None
     opened = open_state(config, attestation, SystemFiles(), stack.enter_context(ExitStack()))
     if attestation.issuer is not None:
         own_quote = OwnQuote(attestation.issuer, opened.records.ca.root_der)
@@ -118,16 +128,18 @@ async def _serve(config: CoordinatorConfig, attestation: Attestation, stack: Asy
             clock=now,
             jitter=random.random,
             metrics=metrics,
-            events=EventLog(),
+            events=events,
         )
 
     coordinator = await make_coordinator(config, opened, own_quote, ports)
     stack.push_async_callback(coordinator.close)
-    sockets = listen(config.client_addr), listen(config.mesh_addr)
-    public = PublicPorts(coordinator, metrics, lambda _port: _ignore)
-    await public.start(*sockets)
+    client, mesh, prometheus = (listen(address) for address in (config.client_addr, config.mesh_addr, _ANY_PORT))
+    public, listener = PublicPorts(coordinator, metrics, lambda _port: _ignore), MetricsListener(metrics, events)
+    await public.start(client, mesh)
     stack.push_async_callback(public.stop, 0)
-    return sockets[0].getsockname()[1], sockets[1].getsockname()[1]
+    await listener.start(prometheus)
+    stack.push_async_callback(listener.stop)
+    return client.getsockname()[1], mesh.getsockname()[1], prometheus.getsockname()[1]
 
 
 def _ignore(_peer: str, _reason: str) -> None:

@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from tests.kit.client_api import curl, shown
-from tests.kit.deployment import ERROR, JSON, Api, b64
+from tests.kit.deployment import ERROR, JSON, Api, b64, whole
 from tests.kit.users import user
 
 UNAUTHORIZED = "unauthorized user: client certificate did not match any MarbleRun users"
@@ -136,3 +136,16 @@ async def test_secrets_that_do_not_fit_are_refused_all_together(
 async def test_a_user_s_malformed_request_is_a_400_fail(api: Api) -> None:
     answer = await api.post("/api/v2/secrets", b"{", user("alice"))
     assert (answer.status, answer.json["status"]) == (400, "fail")
+
+
+async def test_an_upload_that_breaks_a_template_is_refused_before_permissions_are_looked_at(fresh: Api) -> None:
+    """A variable cannot hold a NUL. bob may not write at all."""
+    await fresh.set_manifest(
+        whole(Marbles={"web": {"Package": "app", "Parameters": {"Env": {"KEY": "{{ string .Secrets.mine }}"}}}})
+    )
+    for who in ("alice", "bob"):
+        answer = await fresh.post("/secrets", {"mine": {"Key": "AAA="}}, user(who))
+        assert (answer.status, answer.kind) == (400, ERROR)
+        assert "in Marble web: env variable: KEY: " in answer.message
+        assert "secret contains null bytes" in answer.message
+    assert (await fresh.get("/secrets?s=mine", user("alice"))).data["mine"]["Private"] is None

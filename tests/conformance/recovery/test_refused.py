@@ -199,6 +199,14 @@ async def test_false_attempts_are_bounded_and_the_owner_of_a_share_is_not_kept_o
     assert await made.upload_all("ab") == [1, 0]
 
 
+async def test_false_attempts_are_counted_in_the_metrics(lost: Deploy) -> None:
+    made = await lost("a")
+    for number in range(3):
+        await made.upload("a", bytes([number]) * 32)
+    counter = 'server_client_api_http_request_total{code="500",method="post",path="/api/v2/recover"}'
+    assert await made.site.metric(counter) == 3
+
+
 async def test_where_shares_cannot_be_told_apart_the_owner_waits_a_moment_and_is_not_locked_out(lost: Deploy) -> None:
     made = await lost("a")
     assert await exhausted(made, 32) >= 10
