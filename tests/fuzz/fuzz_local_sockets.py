@@ -9,6 +9,7 @@ is a byte that chooses a frame and takes its arguments from what follows.
 from __future__ import annotations
 
 import asyncio
+import logging
 from functools import cache
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -170,4 +171,5 @@ def fuzz_one(data: bytes) -> None:
 SEEDS = (bytes([0, 1, 6, 2, 1, 0]), bytes([0, 1, 0, 2, 1, 1]), bytes([0, 1, 1, 2, 1, 2, 4, 1, 0, 0, 3, 7, 2, 3, 0]))
 
 if __name__ == "__main__":
+    logging.getLogger("grpclib.server").setLevel(logging.CRITICAL)  # as the worker does
     run(fuzz_one, SEEDS)
