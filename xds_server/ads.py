@@ -25,6 +25,7 @@ from xds_server.xds_gate import Gate
 from xds_server.xds_limits import XdsLimits
 from xds_server.xds_metrics import Now, XdsMetrics, short_type
 from xds_server.xds_record import ClientStatus, Log
+from xds_server.xds_session import Session
 from xds_server.xds_streams import SERVICES, Streams
 
 STOP_SECONDS = 2.0
@@ -97,6 +98,10 @@ class XdsServer:
     def status(self) -> tuple[ClientStatus, ...]:
         """Every open stream: who has what, and who rejected what."""
         return self._streams.status()
+
+    def open_streams(self) -> tuple[Session, ...]:
+        """The same, without looking at any."""
+        return tuple(self._streams.open)
 
     def _handlers(self) -> dict[str, Handler]:
         gate = self._gate

@@ -91,10 +91,11 @@ class Descriptors:
         return None if name is None else self._files[name]
 
     def with_dependencies(self, file: FileDescriptorProto) -> list[FileDescriptorProto]:
-        """A file and all that it needs, each once and after what needs it."""
-        found = {file.name: file}
+        """All that a file needs, each once and after what it needs itself; the file is the last."""
+        found: dict[str, FileDescriptorProto] = {}
         for name in file.dependency:
             found |= {other.name: other for other in self.with_dependencies(self._files[name])}
+        found[file.name] = file
         return list(found.values())
 
     def _take(self, source: FileDescriptorProto, homes: dict[str, str]) -> None:

@@ -102,9 +102,9 @@ async def _serve(
     parts: tuple[Mesh, CoordinatorMetrics, EventLog],
 ) -> None:
     mesh, metrics, events = parts
-    public = PublicPorts(coordinator, metrics, lambda port: _refused(port, config.http_error_log_level, metrics))
-    metrics_listener = MetricsListener(metrics, events)
     xds = XdsServer(mesh, GrpcioServer, get_logger("xds_server.ads"), XdsMetrics(metrics.registry))
+    public = PublicPorts(coordinator, metrics, lambda port: _refused(port, config.http_error_log_level, metrics), xds)
+    metrics_listener = MetricsListener(metrics, events)
     try:
         xds_port = await xds.start(config.xds_addr.host or _everywhere(), config.xds_addr.port, coordinator.ca)
     except OSError as e:

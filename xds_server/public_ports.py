@@ -16,6 +16,7 @@ from collections.abc import Callable
 from sds.ca import CertificateAuthority
 from xds_server.client_api import ALPN, ClientApi
 from xds_server.client_api_routes import routes
+from xds_server.client_api_xds import XdsView
 from xds_server.coordinator import Coordinator
 from xds_server.marble_api import MarbleApi
 from xds_server.metrics import CoordinatorMetrics
@@ -38,15 +39,20 @@ class _Credentials:
 class PublicPorts:
     """Both ports of one Coordinator; `start` once, `stop` once.
 
-    `refused` is asked for each port ("client", "mesh") for what hears of connections that never got to a protocol.
+    `refused` is asked for each port ("client", "mesh") for what hears of connections that never got to a protocol;
+    `xds` is the third port, of which users may ask how its clients stand (None: there is none).
     """
 
     def __init__(
-        self, coordinator: Coordinator, metrics: CoordinatorMetrics, refused: Callable[[str], Refused]
+        self,
+        coordinator: Coordinator,
+        metrics: CoordinatorMetrics,
+        refused: Callable[[str], Refused],
+        xds: XdsView | None = None,
     ) -> None:
         credentials = _Credentials(coordinator.ca)
         coordinator.on_ca(credentials.use)
-        self._client_api = ClientApi(routes(coordinator), metrics)
+        self._client_api = ClientApi(routes(coordinator, xds), metrics)
         self._marble_api = MarbleApi(coordinator, metrics).service()
         self._client = TlsFront(
             TlsFrontConfig(alpn=ALPN), lambda: credentials.root, self._client_api.connect, refused("client")

@@ -72,5 +72,5 @@ class Reflection:
             response.error_response.error_code = _NOT_FOUND
             response.error_response.error_message = "not found"
             return
-        files = self._descriptors.with_dependencies(file)
+        files = reversed(self._descriptors.with_dependencies(file))
         response.file_descriptor_response.file_descriptor_proto.extend(f.SerializeToString() for f in files)

@@ -94,6 +94,11 @@ class Session:
         return told and self._stream.is_current(SECRET)
 
     @property
+    def view(self) -> View:
+        """What the client may see, as its stream was told last."""
+        return self._view
+
+    @property
     def status(self) -> ClientStatus:
         return self.record.status(self._stream.status, self._stream.node, self._mesh.now())
 
