@@ -25,6 +25,7 @@ from sds.ca import CertificateAuthority
 from sds.discovery import View
 from sds.identity import MarbleIdentity, uri_names
 from sds.material import Identity
+from sds.publish_gate import LOOK_AGAIN
 from sds.resources import CLUSTER, ENDPOINT, LISTENER, SECRET
 from sds.wire.discovery_pb2 import Node
 from xds_server.absences import Absences
@@ -36,6 +37,7 @@ from xds_server.mesh_clients import Client as Client
 from xds_server.mesh_clients import Instance, advertised, is_ip, relays, turned_out
 from xds_server.mesh_clients import Role as Role
 from xds_server.mesh_endpoints import DEFAULT_GRACE, Endpoints
+from xds_server.mesh_secrets import MeshSecrets
 from xds_server.revocation import Revocations
 from xds_server.rotation import Pace, Phase, Rotation, RotationStatus
 from xds_server.snapshot import Resources, Snapshot
@@ -56,6 +58,7 @@ class Mesh:
         self._manifest: Manifest | None = None
         self._ca: CertificateAuthority | None = None
         self._snapshot: Snapshot | None = None
+        self.published = MeshSecrets(now)
         self._gateways: dict[bytes, str] = {}
         self._marbles: dict[tuple[str, str], ActiveMarble] = {}
         self._endpoints = Endpoints(grace)
@@ -81,6 +84,7 @@ class Mesh:
         be served.
         """
         snapshot = made or Snapshot(manifest, ca)
+        self.published = MeshSecrets(self.now)  # what was good under another CA is good for nothing
         self._rotation.reset(ca.marble_root)
         self._revoked.clear()
         self._behind.clear()
@@ -133,6 +137,7 @@ class Mesh:
         self._gateways = {g.certificate.public_bytes(Encoding.DER): name for name, g in gateways.items()}
         self._endpoints.retain(self._marbles)
         self._absences.retain(self._marbles)
+        self.published.retain(self._marbles)
         self._changed()
 
     def renew_with(self, renew: Callable[[], None]) -> None:
@@ -206,6 +211,7 @@ class Mesh:
             return
         self._behind.discard(key)
         self._endpoints.forget(key)
+        self.published.forget(key)
         self._revoked.add(key, why)
         self._trust_anew()
         self._changed()
@@ -285,17 +291,17 @@ class Mesh:
             self._behind.discard(key)
             self._absences.forget(key)
             self._endpoints.forget(key)
-            if self._snapshot is not None:
-                self._snapshot.forget(*key)
+            self.published.forget(key)
         if gone:
             self._changed()
         return gone
 
-    def expire(self) -> datetime | None:
-        """Let go of instances whose grace is over; returns when to call again, None: after the next lost stream."""
-        if self._endpoints.expire(self.now()):
+    def expire(self) -> datetime:
+        """Let go of instances whose grace is over, look again at secrets that are withheld; when to call again."""
+        now = self.now()
+        if self._endpoints.expire(now) | self.published.ripen():
             self._changed()
-        return self._endpoints.next_expiry()
+        return min(self._endpoints.next_expiry() or now + LOOK_AGAIN, now + LOOK_AGAIN)
 
     # ---- what clients see
 
@@ -319,15 +325,13 @@ class Mesh:
             LISTENER: routes.listeners,
             CLUSTER: routes.clusters,
             ENDPOINT: self._snapshot.endpoints(routes.endpoints, members),
-            SECRET: self._snapshot.secrets(marble.marble_type, marble.uuid, marble.identity, marble.served),
+            SECRET: self.published.of(marble, self._snapshot),
         }
 
     def secrets(self, client: Client) -> Resources | None:
         """What a Marble proves itself with and whom it trusts: the same object until it changes. None for others."""
         marble = self._marbles.get((client.name, client.uuid)) if client.role is Role.MARBLE else None
-        if self._snapshot is None or marble is None:
-            return None
-        return self._snapshot.secrets(marble.marble_type, marble.uuid, marble.identity, marble.served)
+        return None if self._snapshot is None or marble is None else self.published.of(marble, self._snapshot)
 
     def trusted_certificates(self) -> bytes:
         """PEM of everything that a TLS client certificate may chain to: Marble roots and the gateways' own."""
@@ -339,7 +343,7 @@ class Mesh:
     @property
     def serialised(self) -> int:
         """How many resources were serialised under the current manifest."""
-        return 0 if self._snapshot is None else self._snapshot.serialised
+        return 0 if self._snapshot is None else self._snapshot.serialised + self.published.serialised
 
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` (quick, must not raise) after every change. Returns how to stop."""

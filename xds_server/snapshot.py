@@ -5,7 +5,7 @@
       .marble_routes(type, bind)   listeners and clusters of a type   shared by all with the same tags and bind address
       .gateway_routes()            clusters of every port             shared by all gateways
       .endpoints(names, members)   who is behind a cluster            shared by all that talk to the type
-      .secrets(type, identity)     what one instance proves itself with, whom it trusts, and whom no more
+      .trusted(type)               whom its instances believe, and whom no more: see `mesh_secrets` for the rest
       .trust(bundle, revoked)      while roots change, and when somebody is turned out
       .succeed(other), .settle()   while types go
 
@@ -35,13 +35,11 @@ from sds.resources import (
     BUNDLE_NAME,
     CLUSTER,
     ENDPOINT,
-    IDENTITY_NAME,
     LISTENER,
     REVOKED_NAME,
     TYPES_NAME,
     Resource,
     bundle_secret,
-    identity_secret,
     make_resource,
     revoked_secret,
     types_secret,
@@ -104,7 +102,7 @@ class Snapshot:
         self._endpoint_maps: dict[tuple[EndpointKey, ...], Resources] = {}
         self._trusted_by_all: Resources | None = None
         self._shared_secrets: dict[Tags, Resources] = {}
-        self._secrets: dict[tuple[str, str], tuple[Identity, Identities, Resources]] = {}
+        self._presented: dict[Tags, frozenset[str]] = {}
         self._gateway_routes = self._build_gateway_routes() if manifest.mesh.gateways else _NO_ROUTES
 
     # ---- what a type has in common
@@ -178,19 +176,14 @@ class Snapshot:
             known = self._endpoints[key] = (members, self._make(ENDPOINT, key.name, message))
         return known[1]
 
-    def secrets(self, marble_type: str, uuid: str, identity: Identity, served: Identities = NOTHING) -> Resources:
-        """One instance's identity and the bundles it trusts, also under their SPIFFE names (as SPIRE offers them), and
-        what else its ports present."""
-        known = self._secrets.get((marble_type, uuid))
-        if known is None or known[0] is not identity or known[1] is not served:
-            own = [identity_secret(name, identity) for name in (IDENTITY_NAME, str(identity.spiffe_id))]
-            # Only what a port of this manifest presents: the store may hold more by the same names.
-            wanted = served_names(self._manifest, marble_type)
-            own += [identity_secret(name, other) for name, other in served.items() if name in wanted]
-            self.serialised += len(own)
-            secrets = {**self._trusted(marble_type), **{resource.name: resource for resource in own}}
-            known = self._secrets[marble_type, uuid] = (identity, served, MappingProxyType(secrets))
-        return known[2]
+    # ---- whom instances believe, and what their ports present
+
+    def presented(self, marble_type: str) -> frozenset[str]:
+        """The certificate secrets that ports of a type present, by their names in the manifest."""
+        tags = self._manifest.marbles[marble_type].tls
+        if tags not in self._presented:
+            self._presented[tags] = served_names(self._manifest, marble_type)
+        return self._presented[tags]
 
     def trust(self, bundle: TrustBundle, revoked: Iterable[str]) -> None:
         """Other roots, other revoked instances. Listeners and clusters stay as they are."""
@@ -198,13 +191,10 @@ class Snapshot:
         self._trusted_by_all = None
         self._port_bundles.clear()
         self._shared_secrets.clear()
-        self._secrets.clear()
 
-    def forget(self, marble_type: str, uuid: str) -> None:
-        """Drop what is kept for one instance."""
-        self._secrets.pop((marble_type, uuid), None)
-
-    def _trusted(self, marble_type: str) -> Resources:
+    def trusted(self, marble_type: str) -> Resources:
+        """The bundles of a type, also under their SPIFFE names (as SPIRE offers them), whom it is to believe no more,
+        and which types there are. The same object until something in it changes."""
         tags = self._manifest.marbles[marble_type].tls
         if tags not in self._shared_secrets:
             bundles = {

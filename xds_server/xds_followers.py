@@ -149,7 +149,7 @@ class Followers:
         while True:
             due = self._mesh.expire()
             self._expiry.clear()
-            seconds = None if due is None else max((due - self._mesh.now()).total_seconds(), 0.05)
+            seconds = max((due - self._mesh.now()).total_seconds(), 0.05)
             try:
                 async with asyncio.timeout(seconds):
                     await self._expiry.wait()

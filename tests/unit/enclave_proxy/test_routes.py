@@ -19,8 +19,10 @@ from sds.resources import CLUSTER, ENDPOINT, LISTENER, read_secret
 from sds.wire import envoy_pb2 as pb
 from tests.fuzz.fuzz_routes import fuzz_one
 from tests.kit.manifests import certificate
-from tests.kit.pki import marble, shared_ca
+from tests.kit.pki import marble, now, shared_ca
 from tests.kit.pushes import cluster, listener, plain_listener, repack, snapshot
+from xds_server.mesh_clients import ActiveMarble
+from xds_server.mesh_secrets import MeshSecrets
 
 RUN = Path("/run/m")
 LOCAL = Local(RUN)
@@ -31,7 +33,8 @@ def pushed(made: Any, marble_type: str = "web", members: tuple[tuple[str, int], 
     """Everything that one instance gets, as the Coordinator makes it."""
     routes = made.marble_routes(marble_type, "127.0.0.1")
     identity = marble(shared_ca(), marble_type, uuid=UUID)
-    secrets = dict(read_secret(r.body) for r in made.secrets(marble_type, UUID, identity).values())
+    of = MeshSecrets(now).of(ActiveMarble(marble_type, UUID, identity), made)
+    secrets = dict(read_secret(r.body) for r in of.values())
     result = Pushed(LOCAL).with_secrets(secrets)
     for kind, resources in (
         (CLUSTER, routes.clusters),

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which secrets each instance gets: its identity, what its ports present, and whom it is to believe; all of it checked.
+
+    snapshot.trusted(type) ─┐
+    identity, served ───────┴─► MeshSecrets.of(marble) ─► the SECRET part of its view
+
+This outlives snapshots: a manifest update or another root makes no identity anew, and what was good before is there to
+stay in force where its successor is not fit to leave. Bundles are made and checked once for all instances, certificates
+of the manifest once for all that present them, identities once per instance.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from types import MappingProxyType
+
+from sds.logs import get_logger
+from sds.material import Identity
+from sds.publish_gate import Owner, PublishGate, Withheld
+from sds.resources import BUNDLE_NAME, IDENTITY_NAME, Resource, identity_secret
+from sds.secret_checks import anchors_of, check_issued
+from xds_server.mesh_clients import ActiveMarble, Instance
+from xds_server.snapshot import Resources, Snapshot
+
+# Certificates of the manifest that some port presents; each is 4 KB.
+_MAX_SERVED = 1024
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """One instance's secrets, and what they were made of: as long as these are the same objects, so is `secrets`."""
+
+    identity: Identity
+    served: Mapping[str, Identity]
+    names: frozenset[str]
+    trusted: Resources
+    own: Resources
+    secrets: Resources
+
+
+class MeshSecrets:
+    """One per Mesh. `serialised` counts, for tests and curiosity."""
+
+    def __init__(self, now: Callable[[], datetime]) -> None:
+        self._gate = PublishGate(now, _tell)
+        self._kept: dict[Instance, _Kept] = {}
+        self._trusted: dict[str, tuple[Resources, Resources]] = {}
+        self._served: OrderedDict[tuple[str, Identity], Resource] = OrderedDict()
+        self._anchors: tuple[Resource, frozenset[bytes]] | None = None
+        self.serialised = 0
+
+    def of(self, marble: ActiveMarble, snapshot: Snapshot) -> Resources:
+        """Everything for one instance; the same object until something in it changes."""
+        key = marble.marble_type, marble.uuid
+        allowed = self._allowed(marble.marble_type, snapshot.trusted(marble.marble_type))
+        names = snapshot.presented(marble.marble_type)
+        known = self._kept.get(key)
+        if known is not None and known.identity is marble.identity and known.served is marble.served:
+            if known.trusted is allowed and known.names == names:
+                return known.secrets
+            own = known.own if known.names == names else self._own(marble, allowed, names)
+        else:
+            own = self._own(marble, allowed, names)
+        secrets = MappingProxyType({**allowed, **own})
+        self._kept[key] = _Kept(marble.identity, marble.served, names, allowed, own, secrets)
+        return secrets
+
+    def _allowed(self, marble_type: str, trusted: Resources) -> Resources:
+        known = self._trusted.get(marble_type)
+        if known is None or known[0] is not trusted:
+            known = self._trusted[marble_type] = trusted, self._gate.let_out((marble_type,), trusted)
+        return known[1]
+
+    def _own(self, marble: ActiveMarble, allowed: Resources, names: frozenset[str]) -> Resources:
+        owner = marble.marble_type, marble.uuid
+        identity, made = marble.identity, {}
+        for name in (IDENTITY_NAME, str(identity.spiffe_id)):
+            made[name] = identity_secret(name, identity)
+            self.serialised += 1
+        check = partial(self._check_issued, identity, allowed)
+        own = self._gate.let_out((*owner, "identity"), made, check)
+        # Only what a port of this manifest presents: the store may hold more by the same names.
+        served = {name: self._serve(name, other) for name, other in marble.served.items() if name in names}
+        return {**own, **self._gate.let_out((*owner, "served"), served)} if served else own
+
+    def _check_issued(self, identity: Identity, allowed: Resources, resource: Resource, now: datetime) -> None:
+        bundle = allowed.get(BUNDLE_NAME)
+        if bundle is None:
+            anchors: frozenset[bytes] = frozenset()
+        else:
+            if self._anchors is None or self._anchors[0] is not bundle:
+                self._anchors = bundle, anchors_of(bundle)
+            anchors = self._anchors[1]
+        check_issued(resource.name, identity, anchors, now)
+
+    def _serve(self, name: str, identity: Identity) -> Resource:
+        key = name, identity
+        if (known := self._served.get(key)) is not None:
+            self._served.move_to_end(key)
+            return known
+        made = self._served[key] = identity_secret(name, identity)
+        self.serialised += 1
+        if len(self._served) > _MAX_SERVED:
+            self._served.popitem(last=False)
+        return made
+
+    def ripen(self) -> bool:
+        """Look again at what is withheld, as time has passed. Whether something may leave now."""
+        ripe = self._gate.ripe()
+        for owner in ripe:
+            self._trusted.pop(owner[0], None)
+            if len(owner) > 1:
+                self._kept.pop((owner[0], owner[1]), None)
+        return bool(ripe)
+
+    @property
+    def withheld(self) -> Iterator[tuple[Owner, Withheld]]:
+        """What does not leave, for whom (type; or type, UUID and kind) and why."""
+        return self._gate.withheld()
+
+    def withheld_from(self, marble_type: str, uuid: str) -> tuple[Withheld, ...]:
+        """What one instance would have and does not get."""
+        owners = (marble_type,), (marble_type, uuid, "identity"), (marble_type, uuid, "served")
+        return tuple(entry for owner in owners for entry in self._gate.withheld_from(owner))
+
+    def forget(self, instance: Instance) -> None:
+        """This instance is no more."""
+        self._kept.pop(instance, None)
+        for kind in ("identity", "served"):
+            self._gate.forget((*instance, kind))
+
+    def retain(self, instances: Iterable[Instance]) -> None:
+        """Forget all other instances, and types without any."""
+        kept = set(instances)
+        for instance in self._kept.keys() - kept:
+            self.forget(instance)
+        for marble_type in self._trusted.keys() - {marble_type for marble_type, _ in kept}:
+            del self._trusted[marble_type]
+            self._gate.forget((marble_type,))
+
+
+def _tell(owner: Owner, withheld: Withheld) -> None:
+    _log.warning(
+        "secret withheld from workers",
+        secret=withheld.name,
+        owner="/".join(owner[:2]),
+        part=withheld.part,
+        error=withheld.reason,
+        last_good_stays=withheld.kept,
+    )
