@@ -232,6 +232,7 @@ LEVELS: dict[str, dict[str, object]] = {
     "out-of-date": PACKAGE | {"AcceptedTCBStatuses": ["OutOfDate"]},
     "wrong-case": PACKAGE | {"AcceptedTCBStatuses": ["outofdate", "swhardeningneeded"]},
     "advised": PACKAGE | {"AcceptedAdvisories": ["INTEL-SA-00001", "intel-sa-00002"]},
+    "misspelt": PACKAGE | {"AcceptedAdivsories": ["INTEL-SA-00001"]},
     "advised-out-of-date": PACKAGE | {"AcceptedTCBStatuses": ["OutOfDate"], "AcceptedAdvisories": ["INTEL-SA-00001"]},
 }
 WEATHER = Weather()
@@ -300,9 +301,11 @@ async def test_every_advisory_must_be_accepted_whatever_its_case(patched: Marble
     )
 
 
-async def test_without_a_list_every_advisory_is_accepted(patched: MarbleDeployment) -> None:
+@pytest.mark.parametrize("package", ["default", "misspelt"])
+async def test_without_a_list_every_advisory_is_accepted(patched: MarbleDeployment, package: str) -> None:
+    """As MarbleRun's documentation once spelt it, the list has no effect."""
     weather("SWHardeningNeeded", "INTEL-SA-00003")
-    await patched.activate("default", quote=WEATHER.quote())
+    await patched.activate(package, quote=WEATHER.quote())
 
 
 async def test_advisories_that_are_not_told_are_not_accepted(patched: MarbleDeployment) -> None:
