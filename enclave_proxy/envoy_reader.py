@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError, Message
 
 from enclave_proxy.errors import RoutesError
 from enclave_proxy.relay_config import Address, SanKind, SanMatcher, TcpAddress, UnixAddress
-from sds.resources import unknown_field
+from sds.resources import MAX_MATCHERS, MAX_RESOURCE, unknown_field
 from sds.wire import envoy_pb2 as pb
 
 M = TypeVar("M", bound=Message)
@@ -27,9 +27,6 @@ TCP_PROXY = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.T
 DOWNSTREAM_TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
 UPSTREAM_TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
 
-# Largest listener of a mesh: 1000 peers of 200 bytes each. 1 MiB leaves room and bounds what one resource may cost.
-MAX_RESOURCE = 1024 * 1024
-MAX_MATCHERS = 4096
 # sun_path: 108 bytes with the final NUL.
 MAX_SOCKET_PATH = 107
 

@@ -37,6 +37,9 @@ TYPES_NAME = "marbles|types"
 
 # An identity is about 4 KB, a bundle of 64 certificates 64 KB.
 MAX_SECRET = 2 * 1024 * 1024 + 64 * 1024
+# What a worker takes as one listener, cluster or endpoint list, and as names of peers in it: 4096 names of 200 bytes.
+MAX_RESOURCE = 1024 * 1024
+MAX_MATCHERS = 4096
 # 10 000 revoked instances with names of usual length.
 MAX_REVOKED = 1024 * 1024
 # 10 000 Marble types with names of a hundred bytes.

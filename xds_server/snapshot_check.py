@@ -14,7 +14,7 @@ from cryptography import x509
 from manifests.model import Incoming, Manifest, TlsTag
 from sds.ca import pem_of
 from sds.material import MAX_BUNDLE, MaterialError, is_ca, parse_certificates
-from sds.resources import types_secret
+from sds.resources import MAX_MATCHERS, MAX_RESOURCE, types_secret
 from xds_server import snapshot_routes as routes
 from xds_server.rotation import MAX_ROOTS
 from xds_server.snapshot_tls import SnapshotError
@@ -25,6 +25,8 @@ MAX_TYPES = 10_000
 MAX_GATEWAY_PORTS = 20_000
 # A port's bundle holds the certificates of its gateways beside every root of a rotation.
 MAX_PORT_GATEWAYS = MAX_BUNDLE - MAX_ROOTS
+# The address that a listener is bound to and the mark of its filter chain.
+_ROOM = 256
 
 
 def check(manifest: Manifest, trust_domain: str) -> None:
@@ -74,7 +76,12 @@ def _check_tag(tag: TlsTag, manifest: Manifest, trust_domain: str) -> None:
     place = routes.Place(manifest, trust_domain)
     for incoming in tag.incoming:
         _check_gateways(incoming, manifest)
-        routes.inbound_listener(incoming, place, routes.ANYWHERE)
+        listener = routes.inbound_listener(incoming, place, routes.ANYWHERE)
+        if len(incoming.peers or ()) > MAX_MATCHERS or listener.ByteSize() > MAX_RESOURCE - _ROOM:
+            raise SnapshotError(
+                f"port {incoming.port}: {len(incoming.peers or ())} Peers are more than a worker takes, at most "
+                f"{MAX_MATCHERS}, and their names a megabyte; without Peers any Marble may connect"
+            )
         routes.app_cluster(incoming)
     for outgoing in tag.outgoing:
         routes.outbound_listener(outgoing)

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
 
+from enclave_proxy.route_parts import Local, parse_listener
 from manifests.model import Manifest
 from manifests.parse import parse
-from sds.resources import CLUSTER, LISTENER, SECRET, TYPES_NAME
+from sds.resources import CLUSTER, LISTENER, MAX_MATCHERS, SECRET, TYPES_NAME
 from sds.wire import envoy_pb2
 from tests.kit.pki import shared_ca
 from tests.kit.xds_mesh import Town, gateway_certificate, manifest
@@ -141,6 +143,21 @@ def test_ten_thousand_types_are_served_and_one_more_is_refused() -> None:
 def test_names_of_types_that_cannot_be_told_to_marbles_are_refused() -> None:
     with pytest.raises(SnapshotError, match=r"^Marbles: names of .* bytes in all"):
         Snapshot(manifest({}, {f"{number:05}".rjust(128, "~"): [] for number in range(3000)}), shared_ca())
+
+
+@pytest.mark.parametrize(("count", "length"), [(MAX_MATCHERS + 1, 5), (2500, 128)], ids=["names", "bytes"])
+def test_peers_that_no_worker_would_take_are_refused_with_the_manifest(count: int, length: int) -> None:
+    names = [f"{number:05}".rjust(length, "~") for number in range(count)]
+
+    def of(peers: list[str]) -> Snapshot:
+        return Snapshot(manifest({"t": {"Incoming": [{"Port": "1", "Peers": peers}]}}, {names[0]: ["t"], **rest}), ca)
+
+    rest: dict[str, list[str]] = {name: [] for name in names[1:]}
+    ca = shared_ca()
+    name, body = "inbound|1", of(names[: count // 2]).marble_routes(names[0], "::").listeners["inbound|1"].body
+    assert len(parse_listener(name, body, Local(Path("/run"))).tls.matchers) == count // 2
+    with pytest.raises(SnapshotError, match=rf"^port 1: {count} Peers are more than a worker takes"):
+        of(names)
 
 
 def test_a_gateway_is_shown_a_bounded_number_of_ports() -> None:
