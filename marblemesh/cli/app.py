@@ -19,6 +19,7 @@ from marblemesh.cli import (
     recovery_verbs,
     secret_verbs,
     status_verbs,
+    xds_verbs,
 )
 from marblemesh.cli.errors import CliError
 from marblemesh.client import ClientError
@@ -58,6 +59,7 @@ app = typer.Typer(
 app.add_typer(manifest_verbs.verbs, name="manifest")
 app.add_typer(certificate_verbs.verbs, name="certificate")
 app.add_typer(secret_verbs.verbs, name="secret")
+app.add_typer(xds_verbs.verbs, name="xds")
 app.command(epilog="Example: marblemesh status coordinator:4433 --era-config era-config.json")(status_verbs.status)
 app.command(epilog="Example: marblemesh verify localhost:4433 --simulation -o json")(status_verbs.verify)
 app.command("package-info", epilog="Example: marblemesh package-info app.sig -o json")(package_verbs.package_info)

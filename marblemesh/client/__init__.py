@@ -10,7 +10,7 @@
 docs/sdk.md shows it whole. What is where:
 
 client.py         `Client`: attested, pinned or (knowingly) unverified; a method per call
-calls_manifest.py, calls_secrets.py, calls_more.py      the calls and what they return
+calls_manifest.py, calls_secrets.py, calls_xds.py, calls_more.py      the calls and what they return
 identity.py       the user who asks: certificate and key from PEM
 recovery.py       recovery secrets: decrypt, sign, encrypt
 token.py          keys on a PKCS#11 token for both (token_config.py: which token, oaep.py: padding it cannot undo)
@@ -23,6 +23,7 @@ errors.py         `ClientError` and its kinds
 from marblemesh.client.calls_manifest import ManifestStatement, PendingUpdate, UpdateResult
 from marblemesh.client.calls_more import Recovery, SignedQuote, Status, verify_signed_quote
 from marblemesh.client.calls_secrets import NewSecret
+from marblemesh.client.calls_xds import XdsDump, XdsStatus, XdsStream, XdsType
 from marblemesh.client.client import Client
 from marblemesh.client.errors import (
     AddressError,
@@ -74,6 +75,10 @@ __all__ = [
     "TokenRecoveryKey",
     "Unreachable",
     "UpdateResult",
+    "XdsDump",
+    "XdsStatus",
+    "XdsStream",
+    "XdsType",
     "decrypt_recovery_data",
     "encrypt_recovery_secret",
     "identity_from_pem",

@@ -22,11 +22,12 @@ from collections.abc import Mapping, Sequence
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from marblemesh.client import calls_manifest, calls_more, calls_secrets
+from marblemesh.client import calls_manifest, calls_more, calls_secrets, calls_xds
 from marblemesh.client.answer import printable
 from marblemesh.client.calls_manifest import ManifestStatement, PendingUpdate, UpdateResult
 from marblemesh.client.calls_more import Recovery, SignedQuote, Status
 from marblemesh.client.calls_secrets import NewSecret
+from marblemesh.client.calls_xds import XdsDump, XdsStatus
 from marblemesh.client.errors import BadAnswer, ClientError, NotTrusted
 from marblemesh.client.identity import ClientIdentity
 from marblemesh.client.pin import read_pin
@@ -179,6 +180,19 @@ class Client:
     async def secret_set(self, secrets: Mapping[str, NewSecret]) -> None:
         """Give user-defined secrets their values: all, or none if one is refused. Needs WriteSecret on each."""
         await calls_secrets.set_secrets(self._transport, secrets)
+
+    # The clients of the xDS port
+
+    async def xds_status(self, clients: Sequence[str] = ()) -> XdsStatus:
+        """Every discovery stream and how it stands; with `clients` (Marble types, type/uuid, gateways) only theirs.
+
+        Needs an identity: any user of the manifest.
+        """
+        return await calls_xds.get_status(self._transport, clients)
+
+    async def xds_dump(self, clients: Sequence[str] = ()) -> XdsDump:
+        """The same resource by resource, with the content of listeners, clusters and endpoints; of secrets never."""
+        return await calls_xds.get_dump(self._transport, clients)
 
     # Recovery
 

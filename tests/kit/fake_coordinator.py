@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Coordinator's client API with knobs for lying: real TLS, real certificates, real (simulated) quotes.
 
-What users of the manifest may call is in fake_users.py, recovery and feature gates in fake_features.py.
+What users of the manifest may call is in fake_users.py and fake_xds.py, recovery and feature gates in fake_features.py.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from sds.ca import CertificateAuthority
 from tests.kit.fake_envelope import Refusal, Route, error, refused, success
 from tests.kit.fake_features import FakeFeatures, FakeRecovery
 from tests.kit.fake_users import FakeUsers
+from tests.kit.fake_xds import FakeXds
 from xds_server.tls_connection import TlsFrontConfig
 from xds_server.tls_context import ServerCredential
 from xds_server.tls_front import TlsFront
@@ -58,6 +59,7 @@ class FakeCoordinator:
     users: FakeUsers = field(default_factory=FakeUsers)
     recovery: FakeRecovery = field(default_factory=FakeRecovery)
     features: FakeFeatures = field(default_factory=FakeFeatures)
+    xds: FakeXds = field(default_factory=FakeXds)
 
     def __post_init__(self) -> None:
         self.platform = SimulatedPlatform.open(self.directory / "platform", datetime.now(UTC))
@@ -113,7 +115,8 @@ class FakeCoordinator:
             ("POST", "/api/v2/manifest"): self._set_manifest,
             ("POST", "/manifest"): self._set_manifest_v1,
         }
-        return own | self.users.routes() | self.recovery.routes() | self.features.routes(self.ca)
+        users = self.users.routes() | self.xds.routes(self.users)
+        return own | users | self.recovery.routes() | self.features.routes(self.ca)
 
     async def _quote(self, request: web.Request) -> object:
         nonce = base64.urlsafe_b64decode(request.query.get("nonce", ""))
