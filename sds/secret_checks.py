@@ -47,6 +47,11 @@ from sds.secret_revocation import check_crl, check_ocsp
 from sds.spiffe_validator import CONFIG, VALIDATOR
 from sds.wire import secret_pb2 as pb
 
+# What can be wrong, in one word each.
+PARTS = (
+    *("kind", "size", "malformed", "field", "name", "key", "chain", "ocsp", "bundle", "crl", "validator"),
+    *("ticket_keys", "list", "generic"),
+)
 TICKET_KEY_BYTES = 80
 MAX_TICKET_KEYS = 16
 _URI = 3
@@ -86,16 +91,16 @@ def check_secret(resource: Resource, now: datetime) -> None:
             raise SecretRefused("kind", "secret holds nothing")
 
 
-def check_issued(name: str, identity: Identity, anchors: frozenset[bytes], now: datetime) -> None:
+def check_issued(spiffe_id: str, identity: Identity, anchors: frozenset[bytes], now: datetime) -> None:
     """The same for an identity that our own CA has just made and inspected, 20 us instead of 600: what time and place
-    can still make wrong. `anchors`: the subject key ids of the bundle that its holder gets, so that nobody is given a
-    certificate whose root it does not have yet. Raises SecretRefused."""
+    can still make wrong. It must be that of `spiffe_id`; `anchors` are the subject key ids of the bundle that its
+    holder gets, so that nobody is given a certificate whose root it does not have yet. Raises SecretRefused."""
     with _checking("chain"):
         check_dates(identity.leaf, "leaf", now)
         check_leaf(identity.leaf)
         if authority_key_id(identity.leaf) not in anchors:
             raise MaterialError("identity is of a root that is not in the bundle that its holder gets")
-    _check_name(name, identity)
+    _check_name(spiffe_id, identity)
 
 
 def anchors_of(bundle: Resource) -> frozenset[bytes]:

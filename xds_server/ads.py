@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from sds.ca import CertificateAuthority
+from sds.publish_gate import Owner, Withheld
 from xds_server import xds_csds, xds_health, xds_reflection
 from xds_server.descriptors import Services, discovery_method
 from xds_server.mesh import Mesh
@@ -103,6 +104,10 @@ class XdsServer:
         """The same, without looking at any."""
         return tuple(self._streams.open)
 
+    def withheld(self) -> Iterator[tuple[Owner, Withheld]]:
+        """Secrets that are not fit to be published, and for whom."""
+        return self._mesh.published.withheld
+
     def _handlers(self) -> dict[str, Handler]:
         gate = self._gate
         beside = {**self._csds.handlers(), **self._reflection.handlers()}
@@ -136,7 +141,8 @@ class XdsServer:
             pending += session.record.pending
             for type_url, count in session.subscriptions:
                 subscriptions[short_type(type_url)] += count
-        return Now(subscriptions, pending, self._gate.waiting, self._expiry())
+        withheld = Counter(entry.part for _, entry in self._mesh.published.withheld)
+        return Now(subscriptions, pending, self._gate.waiting, self._expiry(), withheld)
 
     def _expiry(self) -> dict[str, float]:
         found: dict[str, float] = {}

@@ -3,17 +3,18 @@
 
 Beyond MarbleRun's API. Query: `client` (a Marble type, `type/uuid`, a gateway; may repeat) limits it to those clients.
 A Coordinator may have 5000 streams, so an answer is made piece by piece while others are served, one at a time, and has
-a bound; the worst come first, and what was cut is said.
+a bound; the worst come first, and what was cut is said. `withheld` names the secrets that are not fit to be published.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from http import HTTPStatus
 from typing import Protocol
 
 from sds.discovery import View
+from sds.publish_gate import Owner, Withheld
 from xds_server.client_api_replies import refused
 from xds_server.errors import CoordinatorError, Unauthorized
 from xds_server.http_dispatch import Request, Route, Routes
@@ -21,7 +22,7 @@ from xds_server.http_json import Reply, encode, fail, success
 from xds_server.mesh import Client
 from xds_server.operations import Operations
 from xds_server.xds_record import ClientStatus
-from xds_server.xds_report import Json, dump_row, severity, status_row
+from xds_server.xds_report import Json, dump_row, severity, status_row, withheld_rows
 
 MAX_STREAMS = 1000
 MAX_DUMP = 4 * 1024 * 1024
@@ -49,6 +50,9 @@ class XdsView(Protocol):
 
     def open_streams(self) -> Collection[OpenStream]:
         """All of them now."""
+
+    def withheld(self) -> Iterable[tuple[Owner, Withheld]]:
+        """Secrets that are not fit to be published, and for whom."""
 
 
 def routes(operations: Operations, xds: XdsView) -> Routes:
@@ -82,7 +86,8 @@ class _Xds:
                     await asyncio.sleep(0)
                 rows.append(status_row(stream.status))
         rows.sort(key=lambda row: (-severity(row[0]), row[1]["client"], row[1]["since"]))
-        return success({"total": len(rows), "streams": [row for _, row in rows[:MAX_STREAMS]]})
+        withheld = withheld_rows(self._xds.withheld())[:MAX_STREAMS]
+        return success({"total": len(rows), "streams": [row for _, row in rows[:MAX_STREAMS]], "withheld": withheld})
 
     async def dump(self, request: Request) -> Reply:
         streams = sorted(self._asked(request), key=lambda stream: str(stream.client))

@@ -18,6 +18,7 @@ from datetime import datetime
 from functools import partial
 from types import MappingProxyType
 
+from sds.identity import marble_spiffe_id
 from sds.logs import get_logger
 from sds.material import Identity
 from sds.publish_gate import Owner, PublishGate, Withheld
@@ -29,19 +30,27 @@ from xds_server.snapshot import Resources, Snapshot
 # Certificates of the manifest that some port presents; each is 4 KB.
 _MAX_SERVED = 1024
 
+_NOTHING: Resources = MappingProxyType({})
+
 _log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """One instance's secrets, and what they were made of: as long as these are the same objects, so is `secrets`."""
+    """One instance's secrets: `proven` made of its identity, `presented` of what its ports present."""
 
     identity: Identity
     served: Mapping[str, Identity]
     names: frozenset[str]
     trusted: Resources
-    own: Resources
+    proven: Resources
+    presented: Resources
     secrets: Resources
+
+    def is_made_of(self, marble: ActiveMarble, trusted: Resources, proven: Resources, presented: Resources) -> bool:
+        """By identity: nothing is compared."""
+        same_marble = self.identity is marble.identity and self.served is marble.served
+        return same_marble and self.trusted is trusted and self.proven is proven and self.presented is presented
 
 
 class MeshSecrets:
@@ -61,14 +70,14 @@ class MeshSecrets:
         allowed = self._allowed(marble.marble_type, snapshot.trusted(marble.marble_type))
         names = snapshot.presented(marble.marble_type)
         known = self._kept.get(key)
-        if known is not None and known.identity is marble.identity and known.served is marble.served:
-            if known.trusted is allowed and known.names == names:
-                return known.secrets
-            own = known.own if known.names == names else self._own(marble, allowed, names)
-        else:
-            own = self._own(marble, allowed, names)
-        secrets = MappingProxyType({**allowed, **own})
-        self._kept[key] = _Kept(marble.identity, marble.served, names, allowed, own, secrets)
+        proven = self._proven(marble, allowed, known)
+        presented = self._presented(marble, names, known)
+        if known is not None and known.is_made_of(marble, allowed, proven, presented):
+            return known.secrets
+        secrets: Resources = MappingProxyType({**allowed, **proven, **presented})
+        if known is not None and known.secrets == secrets:
+            secrets = known.secrets
+        self._kept[key] = _Kept(marble.identity, marble.served, names, allowed, proven, presented, secrets)
         return secrets
 
     def _allowed(self, marble_type: str, trusted: Resources) -> Resources:
@@ -77,27 +86,39 @@ class MeshSecrets:
             known = self._trusted[marble_type] = trusted, self._gate.let_out((marble_type,), trusted)
         return known[1]
 
-    def _own(self, marble: ActiveMarble, allowed: Resources, names: frozenset[str]) -> Resources:
-        owner = marble.marble_type, marble.uuid
-        identity, made = marble.identity, {}
-        for name in (IDENTITY_NAME, str(identity.spiffe_id)):
-            made[name] = identity_secret(name, identity)
-            self.serialised += 1
-        check = partial(self._check_issued, identity, allowed)
-        own = self._gate.let_out((*owner, "identity"), made, check)
+    def _proven(self, marble: ActiveMarble, allowed: Resources, known: _Kept | None) -> Resources:
+        owner = marble.marble_type, marble.uuid, "identity"
+        identity = marble.identity
+        if known is not None and known.identity is identity:
+            # One that is withheld is looked at again with other roots.
+            withheld = known.trusted is not allowed and self._gate.withheld_from(owner)
+            if not withheld:
+                return known.proven
+        spiffe_id = marble_spiffe_id(identity.spiffe_id.trust_domain, marble.marble_type, marble.uuid)
+        made = {name: identity_secret(name, identity) for name in (IDENTITY_NAME, spiffe_id)}
+        self.serialised += len(made)
+        return self._gate.let_out(owner, made, partial(self._check_issued, identity, spiffe_id, allowed))
+
+    def _presented(self, marble: ActiveMarble, names: frozenset[str], known: _Kept | None) -> Resources:
+        if known is not None and known.served is marble.served and known.names == names:
+            return known.presented
         # Only what a port of this manifest presents: the store may hold more by the same names.
         served = {name: self._serve(name, other) for name, other in marble.served.items() if name in names}
-        return {**own, **self._gate.let_out((*owner, "served"), served)} if served else own
+        owner = marble.marble_type, marble.uuid, "served"
+        if not served:
+            self._gate.forget(owner)
+            return _NOTHING
+        return self._gate.let_out(owner, served)
 
-    def _check_issued(self, identity: Identity, allowed: Resources, resource: Resource, now: datetime) -> None:
-        bundle = allowed.get(BUNDLE_NAME)
-        if bundle is None:
-            anchors: frozenset[bytes] = frozenset()
-        else:
+    def _check_issued(
+        self, identity: Identity, spiffe_id: str, allowed: Resources, _resource: Resource, now: datetime
+    ) -> None:
+        bundle, anchors = allowed.get(BUNDLE_NAME), frozenset[bytes]()
+        if bundle is not None:
             if self._anchors is None or self._anchors[0] is not bundle:
                 self._anchors = bundle, anchors_of(bundle)
             anchors = self._anchors[1]
-        check_issued(resource.name, identity, anchors, now)
+        check_issued(spiffe_id, identity, anchors, now)
 
     def _serve(self, name: str, identity: Identity) -> Resource:
         key = name, identity

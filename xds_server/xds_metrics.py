@@ -16,6 +16,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from sds.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
+from sds.secret_checks import PARTS
 
 _SHORT = {
     LISTENER: "listener",
@@ -80,6 +81,7 @@ class Now:
     pending_acks: int = 0
     waiting_streams: int = 0
     expiry: Mapping[str, float] = field(default_factory=dict)
+    withheld: Mapping[str, int] = field(default_factory=dict)  # by what is wrong
 
 
 class XdsMetrics:
@@ -185,3 +187,9 @@ class _NowCollector(Collector):
         for name, at in now.expiry.items():
             expiry.add_metric([name], at)
         yield expiry
+        withheld = GaugeMetricFamily(
+            f"{_PREFIX}secrets_withheld", "Secrets not fit to be published, by what is wrong", labels=["part"]
+        )
+        for part in PARTS:
+            withheld.add_metric([part], now.withheld.get(part, 0))
+        yield withheld

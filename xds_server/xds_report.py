@@ -8,6 +8,7 @@ all, goes by name, version and size.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from datetime import datetime
 from functools import cache
 
@@ -17,6 +18,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from sds.discovery import View
+from sds.publish_gate import Owner, Withheld
 from sds.resources import CLUSTER, ENDPOINT, LISTENER, Resource
 from xds_server.descriptors import Descriptors
 from xds_server.xds_metrics import short_type
@@ -77,6 +79,24 @@ def dump_row(status: ClientStatus, view: View) -> Json:
             }
         )
     return {**_head(status), "types": types}
+
+
+def withheld_rows(withheld: Iterable[tuple[Owner, Withheld]]) -> list[Json]:
+    """Secrets that are not published, one row for all instances of a type that miss the same content."""
+    found: dict[tuple[str, str, str], list[Withheld]] = {}
+    for owner, entry in withheld:
+        found.setdefault((owner[0], entry.name, entry.resource.version), []).append(entry)
+    return [
+        {
+            "type": marble_type,
+            "secret": name,
+            "reason": entries[0].reason,
+            "since": _time(min(entry.since for entry in entries)),
+            "owners": len(entries),
+            "lastGoodStays": all(entry.kept for entry in entries),
+        }
+        for (marble_type, name, _), entries in sorted(found.items())
+    ]
 
 
 def severity(state: State) -> int:

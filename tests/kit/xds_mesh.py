@@ -27,13 +27,18 @@ NO_SUBJECT = x509.Name([])
 
 
 def manifest(
-    tls: dict[str, object], marbles: dict[str, list[str]], gateways: dict[str, x509.Certificate] | None = None
+    tls: dict[str, object],
+    marbles: dict[str, list[str]],
+    gateways: dict[str, x509.Certificate] | None = None,
+    *,
+    secrets: tuple[str, ...] = (),
 ) -> Manifest:
-    """A manifest with these TLS tags, and Marbles with the tags that they have."""
+    """A manifest with these TLS tags, Marbles with the tags that they have, and certificates that users upload."""
     document = {
         "Packages": {"app": {"TDX": {"MRTD": "11" * 48}}},  # a confidential VM: loopback TCP is allowed
         "Marbles": {name: {"Package": "app", "TLS": tags} for name, tags in marbles.items()},
         "TLS": tls,
+        "Secrets": {name: {"Type": "cert-ecdsa", "Size": 256, "UserDefined": True} for name in secrets},
         "Mesh": {
             "Gateways": {
                 name: {"Certificate": certificate.public_bytes(Encoding.PEM).decode()}

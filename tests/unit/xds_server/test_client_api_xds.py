@@ -51,7 +51,7 @@ async def test_who_is_no_user_is_told_how_to_become_one(place: Place, what: str,
 
 
 async def test_without_streams_there_is_nothing_to_tell(place: Place) -> None:
-    assert await data(place, "status") == {"total": 0, "streams": []}
+    assert await data(place, "status") == {"total": 0, "streams": [], "withheld": []}
     assert await data(place, "dump") == {"total": 0, "streams": []}
 
 
