@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from tests.kit.coordinator import Bench, manifest
-from tests.kit.marble_deployment import MarbleDeployment, deployed, owned, web
+from tests.kit.marble_deployment import MarbleDeployment, deployed, owned, waiting, web
 from tests.kit.openssl_judge import extension, verifies, x509
 from tests.kit.users import user
 
@@ -356,9 +356,9 @@ async def test_every_certificate_is_the_intermediates(made: Made, name: str) -> 
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def waiting(machine: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MarbleDeployment]:
-    async with deployed(Bench.make(machine), tmp_path_factory.mktemp("waiting")) as town:
-        yield town
+async def refusing(machine: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MarbleDeployment]:
+    async with waiting(machine, tmp_path_factory.mktemp("refusing")) as made:
+        yield made
 
 
 @pytest.mark.parametrize(
@@ -378,6 +378,6 @@ async def waiting(machine: Path, tmp_path_factory: pytest.TempPathFactory) -> As
     ids=lambda value: value[:50] if isinstance(value, str) else "",
 )
 async def test_what_cannot_be_met_is_refused_with_the_manifest(
-    waiting: MarbleDeployment, cert: dict[str, object], text: str
+    refusing: MarbleDeployment, cert: dict[str, object], text: str
 ) -> None:
-    assert text in await waiting.manifest_refused(manifest(Secrets={"c": ECDSA | {"Shared": True, "Cert": cert}}))
+    assert text in await refusing.manifest_refused(manifest(Secrets={"c": ECDSA | {"Shared": True, "Cert": cert}}))

@@ -19,7 +19,7 @@ import pytest_asyncio
 from sds.wire.marble_pb2 import Parameters
 from tests.kit.coordinator import Bench, manifest
 from tests.kit.deployment import b64
-from tests.kit.marble_deployment import MarbleDeployment, deployed, owned, web
+from tests.kit.marble_deployment import MarbleDeployment, deployed, owned, waiting, web
 from tests.kit.openssl_judge import openssl, public_key, verifies, x509
 from tests.kit.users import user
 from xds_server.coordinator import fresh_records
@@ -294,9 +294,8 @@ async def test_public_is_the_pkix_key_of_the_certificate(typed: dict[str, bytes]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def waiting(machine: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MarbleDeployment]:
-    """Without a manifest, for those that are refused."""
-    async with deployed(Bench.make(machine), tmp_path_factory.mktemp("waiting")) as made:
+async def refusing(machine: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MarbleDeployment]:
+    async with waiting(machine, tmp_path_factory.mktemp("refusing")) as made:
         yield made
 
 
@@ -337,9 +336,9 @@ async def waiting(machine: Path, tmp_path_factory: pytest.TempPathFactory) -> As
     ids=lambda value: value[:60] if isinstance(value, str) else "",
 )
 async def test_a_definition_that_cannot_be_met_is_refused_with_the_manifest(
-    waiting: MarbleDeployment, secret: dict[str, object], text: str
+    refusing: MarbleDeployment, secret: dict[str, object], text: str
 ) -> None:
-    assert text in await waiting.manifest_refused(manifest(Secrets={"s": secret}))
+    assert text in await refusing.manifest_refused(manifest(Secrets={"s": secret}))
 
 
 # --- secrets of users

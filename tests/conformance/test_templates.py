@@ -15,7 +15,7 @@ from grpclib.const import Status
 from sds.wire.marble_pb2 import Parameters
 from tests.kit.coordinator import Bench, manifest
 from tests.kit.deployment import b64
-from tests.kit.marble_deployment import CHAIN, PRIVATE_KEY, MarbleDeployment, Refusal, deployed, owned, web
+from tests.kit.marble_deployment import CHAIN, PRIVATE_KEY, MarbleDeployment, Refusal, deployed, owned, waiting, web
 from tests.kit.openssl_judge import certificates, openssl, public_key
 from tests.kit.users import user
 
@@ -271,9 +271,8 @@ async def test_the_previous_generation_has_a_place_too(town: MarbleDeployment) -
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def waiting(machine: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MarbleDeployment]:
-    """Without a manifest, for those that are refused."""
-    async with deployed(Bench.make(machine), tmp_path_factory.mktemp("waiting")) as made:
+async def refusing(machine: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MarbleDeployment]:
+    async with waiting(machine, tmp_path_factory.mktemp("refusing")) as made:
         yield made
 
 
@@ -339,10 +338,10 @@ REFUSED: dict[str, tuple[dict[str, dict[str, str]], str]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 async def test_a_template_that_cannot_be_filled_in_is_refused_with_the_manifest(
-    waiting: MarbleDeployment, name: str
+    refusing: MarbleDeployment, name: str
 ) -> None:
     parameters, text = REFUSED[name]
-    message = await waiting.manifest_refused(manifest(Secrets=SECRETS, Marbles=web(**parameters)))
+    message = await refusing.manifest_refused(manifest(Secrets=SECRETS, Marbles=web(**parameters)))
     assert message.startswith("running manifest template dry run: in Marble web: ")
     assert text in message
 
@@ -357,9 +356,9 @@ async def test_a_template_that_cannot_be_filled_in_is_refused_with_the_manifest(
     ],
 )
 async def test_what_go_has_and_we_have_not_is_refused_by_name_with_line_and_column(
-    waiting: MarbleDeployment, action: str, word: str
+    refusing: MarbleDeployment, action: str, word: str
 ) -> None:
-    message = await waiting.manifest_refused(manifest(Marbles=web(Files={"/etc/f": f"one line\n {action}"})))
+    message = await refusing.manifest_refused(manifest(Marbles=web(Files={"/etc/f": f"one line\n {action}"})))
     assert message == (
         f'checking manifest: template: data:2:4: "{word}" is not supported in manifests '
         "(at Marbles.web.Parameters.Files./etc/f)"
@@ -369,24 +368,24 @@ async def test_what_go_has_and_we_have_not_is_refused_by_name_with_line_and_colu
 # --- the dry run
 
 
-async def test_every_file_and_variable_of_every_marble_is_tried(waiting: MarbleDeployment) -> None:
+async def test_every_file_and_variable_of_every_marble_is_tried(refusing: MarbleDeployment) -> None:
     good = {"Files": {"f": "{{ 1 }}"}, "Env": {"E": "{{ 2 }}"}}
     for member, where in (("Files", "file bad"), ("Env", "env variable: bad")):
         bad = good | {member: {**good[member], "bad": "{{ hex .Secrets.missing }}"}}
         marbles = web(**good) | {"second": {"Package": "app", "Parameters": bad}}
-        message = await waiting.manifest_refused(manifest(Marbles=marbles))
+        message = await refusing.manifest_refused(manifest(Marbles=marbles))
         assert message.startswith(f"running manifest template dry run: in Marble second: {where}: template: data:1:3:")
 
 
 async def test_users_secrets_and_predefined_ones_are_the_byte_0x41_meanwhile(
-    waiting: MarbleDeployment, machine: Path, tmp_path: Path
+    refusing: MarbleDeployment, machine: Path, tmp_path: Path
 ) -> None:
     fail = "{{ hex .Secrets.missing }}"
     values = [".Secrets.plain", ".Secrets.cert.Cert", ".Secrets.cert.Private", ".MarbleRun.RootCA.Cert"]
     values += [".MarbleRun.MarbleCert.Private", ".MarbleRun.MarbleCert", ".MarbleRun.CoordinatorRoot.Cert"]
     for value in values:
         other = web(Files={"f": f'{{{{ if eq (hex {value}) "41" }}}}{fail}{{{{ end }}}}'})
-        assert "secret does not exist" in await waiting.manifest_refused(manifest(Secrets=SECRETS, Marbles=other))
+        assert "secret does not exist" in await refusing.manifest_refused(manifest(Secrets=SECRETS, Marbles=other))
     async with deployed(Bench.make(machine), tmp_path) as town:
         files = {value: f'{{{{ if ne (hex {value}) "41" }}}}{fail}{{{{ end }}}}' for value in values}
         await town.set_manifest(manifest(Secrets=SECRETS, Marbles=web(Files=files)))

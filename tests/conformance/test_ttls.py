@@ -15,7 +15,7 @@ from grpclib.const import Status
 from sds.wire.marble_pb2 import Parameters
 from tests.kit.coordinator import Bench, manifest
 from tests.kit.deployment import b64
-from tests.kit.marble_deployment import CHAIN, PRIVATE_KEY, ROOT_CA, MarbleDeployment, deployed, owned
+from tests.kit.marble_deployment import CHAIN, PRIVATE_KEY, ROOT_CA, MarbleDeployment, deployed, owned, waiting
 from tests.kit.openssl_judge import certificates, openssl, public_key, verifies
 from tests.kit.users import user
 
@@ -72,6 +72,12 @@ async def town(machine: Path, tmp_path_factory: pytest.TempPathFactory) -> Async
 async def got(town: MarbleDeployment) -> dict[str, Parameters]:
     """What a Marble of each type received."""
     return {name: await town.activate(name) for name in TYPES if name != "unset"}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def refusing(machine: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MarbleDeployment]:
+    async with waiting(machine, tmp_path_factory.mktemp("refusing")) as made:
+        yield made
 
 
 def ttls(parameters: Parameters) -> Any:
@@ -175,13 +181,12 @@ async def test_what_two_tags_say_alike_is_said_once(got: dict[str, Parameters]) 
 
 @pytest.mark.parametrize("tags", [["in", "own"], ["own", "in"]])
 async def test_two_tags_that_disagree_about_a_port_are_refused_by_name(
-    machine: Path, tmp_path: Path, tags: list[str]
+    refusing: MarbleDeployment, tags: list[str]
 ) -> None:
     """In MarbleRun the later one counts, so that a port may silently stop asking for certificates."""
-    async with deployed(Bench.make(machine), tmp_path) as fresh:
-        raw = manifest(Secrets=SECRETS, TLS=TAGS, Marbles={"web": {"Package": "app", "TLS": tags}})
-        text = f"port 2000 of Marble web is defined differently by {tags[0]} (at TLS.{tags[1]}.Incoming[0])"
-        assert text in await fresh.manifest_refused(raw)
+    raw = manifest(Secrets=SECRETS, TLS=TAGS, Marbles={"web": {"Package": "app", "TLS": tags}})
+    text = f"port 2000 of Marble web is defined differently by {tags[0]} (at TLS.{tags[1]}.Incoming[0])"
+    assert text in await refusing.manifest_refused(raw)
 
 
 # --- what is refused with the manifest
@@ -204,7 +209,6 @@ async def test_two_tags_that_disagree_about_a_port_are_refused_by_name(
     ],
 )
 async def test_a_tag_that_means_nothing_is_refused(
-    machine: Path, tmp_path: Path, tag: dict[str, object], text: str
+    refusing: MarbleDeployment, tag: dict[str, object], text: str
 ) -> None:
-    async with deployed(Bench.make(machine), tmp_path) as fresh:
-        assert text in await fresh.manifest_refused(manifest(Secrets=SECRETS, TLS={"t": tag}))
+    assert text in await refusing.manifest_refused(manifest(Secrets=SECRETS, TLS={"t": tag}))

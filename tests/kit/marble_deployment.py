@@ -77,10 +77,9 @@ class MarbleDeployment:
         assert answer.status == 200, answer.body
 
     async def manifest_refused(self, raw: bytes) -> str:
-        """Why a manifest is not set; and that the Coordinator still waits for one."""
+        """Why a manifest is not set."""
         answer = await self.post("/manifest", raw)
         assert answer.status == 400, answer.body
-        assert (await self.get("/api/v2/status")).data["code"] == 2
         return answer.message
 
     async def update(self, raw: bytes, who: User) -> None:
@@ -149,8 +148,8 @@ class MarbleDeployment:
 
 
 @asynccontextmanager
-async def deployed(bench: Bench, directory: Path) -> AsyncIterator[MarbleDeployment]:
-    """Serve this Coordinator on free ports of loopback until the block ends."""
+async def deployed(bench: Bench, directory: Path, xds: XdsView | None = None) -> AsyncIterator[MarbleDeployment]:
+    """Serve this Coordinator on free ports of loopback until the block ends. `xds`: whose clients it can tell of."""
     refused: list[tuple[str, str]] = []
 
     def hears(port: str) -> Callable[[str, str], None]:
@@ -160,7 +159,7 @@ async def deployed(bench: Bench, directory: Path) -> AsyncIterator[MarbleDeploym
         return int(listener.getsockname()[1])
 
     client, mesh, metrics = (socket.create_server(("127.0.0.1", 0)) for _ in range(3))
-    public = PublicPorts(bench.coordinator, bench.metrics, hears)
+    public = PublicPorts(bench.coordinator, bench.metrics, hears, xds)
     listener = MetricsListener(bench.metrics, bench.events)
     await bench.own_quote.start()
     await public.start(client, mesh)
@@ -172,6 +171,15 @@ async def deployed(bench: Bench, directory: Path) -> AsyncIterator[MarbleDeploym
         await listener.stop()
         await bench.coordinator.close()
         bench.own_quote.stop()
+
+
+@asynccontextmanager
+async def waiting(machine: Path, directory: Path) -> AsyncIterator[MarbleDeployment]:
+    """One for manifests that are refused, whose simulated platform is in `machine`: none of them may be in force at
+    the end."""
+    async with deployed(Bench.make(machine), directory) as made:
+        yield made
+        assert (await made.get("/api/v2/status")).data["code"] == 2
 
 
 def web(**parameters: object) -> dict[str, object]:
