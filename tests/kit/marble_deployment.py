@@ -26,6 +26,7 @@ from tests.kit.client_api import Answer, curl, shown
 from tests.kit.coordinator import APP, PACKAGE, Bench, manifest
 from tests.kit.marble_client import MarbleCredentials, activate
 from tests.kit.users import User, user
+from xds_server.client_api_xds import XdsView
 from xds_server.metrics_listener import MetricsListener
 from xds_server.public_ports import PublicPorts
 
