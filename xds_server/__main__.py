@@ -98,7 +98,9 @@ def coordinator(
         str | None,
         _option(settings.PROMETHEUS_ADDR, "/metrics and /events, plain HTTP. Default off.", _LOGS, "HOST:PORT"),
     ] = None,
-    dev_mode: Annotated[bool, _switch(settings.DEV_MODE, "Logs for people instead of JSON.", _LOGS)] = False,
+    dev_mode: Annotated[
+        bool, _switch(settings.DEV_MODE, "Logs for people instead of JSON; start even without a quote.", _LOGS)
+    ] = False,
     debug_logging: Annotated[bool, _switch(settings.DEBUG_LOGGING, "Log at debug level.", _LOGS)] = False,
     http_error_log_level: Annotated[
         str | None,

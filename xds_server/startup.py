@@ -24,6 +24,7 @@ from xds_server.attestation_choice import Attestation, StartError, now
 from xds_server.config import CoordinatorConfig, named
 from xds_server.coordinator import Coordinator, fresh_records
 from xds_server.core import Ports
+from xds_server.errors import QuoteUnavailable
 from xds_server.file_ops import FileOps
 from xds_server.manifest_rules import MAX_MANIFEST
 from xds_server.own_quote import OwnQuote
@@ -72,10 +73,21 @@ async def make_coordinator(
     except (ManifestError, ManifestSyntaxError) as e:
         raise StartError(f"the manifest in {config.seal_dir} is not accepted by this version: {e}") from e
     if own_quote is not None:
-        await own_quote.start()
+        await _issue(own_quote, config)
     if config.startup_manifest is not None:
         await _set_startup_manifest(coordinator, config.startup_manifest)
     return coordinator
+
+
+async def _issue(own_quote: OwnQuote, config: CoordinatorConfig) -> None:
+    """Without a quote nobody can verify this Coordinator, so it does not start; in development mode it does, as
+    MarbleRun. Unlike there, Marbles have to prove themselves all the same."""
+    try:
+        await own_quote.start()
+    except QuoteUnavailable as e:
+        if not config.dev_mode:
+            raise
+        _log.error("no quote: nobody can verify this Coordinator, going on in development mode", error=str(e))
 
 
 async def _set_startup_manifest(coordinator: Coordinator, path: Path) -> None:
