@@ -17,6 +17,7 @@ import socket
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 from sds.logs import get_logger
 from xds_server import config as settings
@@ -33,7 +34,7 @@ from xds_server.metrics import CoordinatorMetrics
 from xds_server.metrics_listener import MetricsListener
 from xds_server.own_quote import OwnQuote
 from xds_server.public_ports import PublicPorts
-from xds_server.rpc_grpcio import GrpcioServer
+from xds_server.rpc_server import RpcPort
 from xds_server.startup import make_coordinator, open_state
 from xds_server.store import Store
 from xds_server.xds_metrics import XdsMetrics
@@ -102,7 +103,9 @@ async def _serve(
     parts: tuple[Mesh, CoordinatorMetrics, EventLog],
 ) -> None:
     mesh, metrics, events = parts
-    xds = XdsServer(mesh, GrpcioServer, get_logger("xds_server.ads"), XdsMetrics(metrics.registry))
+    refused = _refused("xds", config.http_error_log_level, metrics)
+    transport = partial(RpcPort, refused=refused)
+    xds = XdsServer(mesh, transport, get_logger("xds_server.ads"), XdsMetrics(metrics.registry))
     public = PublicPorts(coordinator, metrics, lambda port: _refused(port, config.http_error_log_level, metrics), xds)
     metrics_listener = MetricsListener(metrics, events)
     try:
@@ -162,7 +165,7 @@ def _bind_all(config: CoordinatorConfig, stack: ExitStack) -> Sockets:
             raise _taken(variable, address, e) from e
 
     if config.xds_addr.port:
-        # gRPC binds its port itself and reports a taken one in the words of its C core: find out before.
+        # Opened when there is somebody to answer; whether it is free is found out now.
         bind(settings.XDS_ADDR, config.xds_addr).close()
     return Sockets(
         bind(settings.CLIENT_ADDR, config.client_addr),

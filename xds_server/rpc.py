@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a service of the xDS port and the gRPC transport under it say to each other. No I/O, and no gRPC library.
 
-    transport ─ one Call per stream ─► Handler ─ returns: OK, raises RpcError: that status ─► transport
+    transport ─ one Call per stream ─► Handler ─ returns None: OK, raises RpcError: that status
+                                          └──── returns a Receiver: the stream is the Receiver's from there on
 
-A unary method is a Handler that reads once and writes once. The transport bounds messages, streams and silence; it
-shows a client nothing of an exception that is not an RpcError.
+A unary method is a Handler that reads once and writes once. A stream that lives for hours is a Receiver's: it is called
+when something happens, and while nothing does there is no task that waits. The transport bounds messages, streams and
+silence; it shows a client nothing of an exception that is not an RpcError.
 """
 
 from __future__ import annotations
@@ -48,8 +50,41 @@ class Call(Protocol):
     async def write(self, body: bytes) -> None:
         """Send a message; returns when flow control lets the next one in. Raises CallEnded."""
 
+    # For a Receiver, which does not read and write:
 
-Handler = Callable[[Call], Awaitable[None]]
+    def send(self, body: bytes) -> bool:
+        """Send a message. False: some of it waits, and no other may be sent before `Receiver.writable`."""
+
+    def pause(self) -> None:
+        """Receive no more until `resume`; the client is held back by flow control."""
+
+    def resume(self) -> None:
+        """Receive again; what has come meanwhile is received before this returns."""
+
+    def finish(self, error: RpcError | None = None) -> None:
+        """End with this status, None: OK. `Receiver.closed` follows before this returns."""
+
+
+class Receiver(Protocol):
+    """Who serves a stream without a task. Methods return at once; one that raises ends the stream, as a Handler does.
+
+    `closed` comes once, whatever ended the stream, and nothing after it; it must not raise.
+    """
+
+    def received(self, body: bytes) -> None:
+        """A message."""
+
+    def half_closed(self) -> None:
+        """The client sends no more."""
+
+    def writable(self) -> None:
+        """What waited has been sent."""
+
+    def closed(self) -> None:
+        """The stream is over."""
+
+
+Handler = Callable[[Call], Awaitable[Receiver | None]]
 
 
 class RpcServer(Protocol):

@@ -158,6 +158,18 @@ class _Metered:
     async def write(self, body: bytes) -> None:
         await self._call.write(body)
 
+    def send(self, body: bytes) -> bool:
+        return self._call.send(body)
+
+    def pause(self) -> None:
+        self._call.pause()
+
+    def resume(self) -> None:
+        self._call.resume()
+
+    def finish(self, error: RpcError | None = None) -> None:
+        self._call.finish(error)
+
     async def read(self) -> bytes | None:
         if self._debt:
             await asyncio.sleep(self._debt)

@@ -25,7 +25,7 @@ from sds.wire.discovery_pb2 import DiscoveryRequest, DiscoveryResponse, Node
 from tests.kit.xds_mesh import Town, gateway_certificate, manifest
 from xds_server.ads import XdsServer
 from xds_server.mesh import Mesh
-from xds_server.rpc_grpcio import GrpcioServer
+from xds_server.rpc_server import RpcPort
 from xds_server.xds_limits import XdsLimits
 from xds_server.xds_metrics import XdsMetrics
 from xds_server.xds_streams import SERVICES
@@ -41,7 +41,7 @@ MANIFEST = manifest(TLS, {"web": ["web"], "voting": ["voting"]}, {"edge": EDGE})
 
 def xds_server(mesh: Mesh, registry: CollectorRegistry | None = None, limits: XdsLimits | None = None) -> XdsServer:
     metrics = XdsMetrics(registry or CollectorRegistry())
-    return XdsServer(mesh, GrpcioServer, get_logger("test"), metrics, limits=limits)
+    return XdsServer(mesh, RpcPort, get_logger("test"), metrics, limits=limits)
 
 
 @dataclass
