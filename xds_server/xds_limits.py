@@ -11,6 +11,8 @@ class XdsLimits:
     """Counts, rates per second, seconds.
 
     `streams_per_client`: an Envoy without ADS opens one stream per secret that it names; more is a client gone wild.
+    `names_per_client`: what it may ask for over all its streams, looked at every `look`; what a stream may ask for is
+    bounded by `sds.discovery_types`, and how fast a client can ask for more by `requests`.
     `starts`, `starts_burst`, `waiting`: a stream costs a millisecond to begin with, so of a whole mesh that reconnects
     500 per second are taken, in the order in which they came, and what runs already goes on meanwhile. 20 000 that wait
     are more than one Coordinator's whole fleet.
@@ -24,6 +26,7 @@ class XdsLimits:
     """
 
     streams_per_client: int = 64
+    names_per_client: int = 16_384
     starts: float = 500.0
     starts_burst: int = 500
     waiting: int = 20_000

@@ -86,10 +86,17 @@ class Streams:
             session.end(stopping())
 
     def look(self) -> None:
-        """End streams that are old enough, and those whose client does not answer. Called every few seconds."""
+        """End streams that are old enough, and those of clients that do not answer, or that ask for too much in all.
+        Called every few seconds."""
         now = time.monotonic()
+        names = Counter[Client]()
+        for session in self.open:
+            names[session.client] += sum(count for _, count in session.subscriptions)
         for session, leave_at in self._leave_at.items():
-            if session.record.unanswered_for(now) > self._limits.answer:
+            if names[session.client] > self._limits.names_per_client:
+                text = f"more than {self._limits.names_per_client} subscribed resource names of one client"
+                session.end(ProtocolError("RESOURCE_EXHAUSTED", text))
+            elif session.record.unanswered_for(now) > self._limits.answer:
                 self._metrics.ack_timeouts.inc()
                 session.end(ProtocolError("DEADLINE_EXCEEDED", "the client does not answer the responses that it gets"))
             elif now >= leave_at:

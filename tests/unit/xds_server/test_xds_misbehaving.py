@@ -123,6 +123,18 @@ async def test_a_flood_of_names_ends_the_stream_and_is_not_kept(method: str, req
         assert it.place.metric("marblemesh_xds_subscriptions", type="secret") == 1
 
 
+async def test_names_that_are_spread_over_many_streams_end_all_of_them() -> None:
+    async with scene(XdsLimits(names_per_client=2_000, look=0.05)) as it, it.dial() as channel:
+        calls = [channel.stream_stream(SOTW)() for _ in range(3)]
+        request = DiscoveryRequest(type_url=SECRET, resource_names=MANY[:1_000])
+        for call in calls:
+            await call.write(request.SerializeToString())
+        ends = [await ended(call) for call in calls]
+        text = "more than 2000 subscribed resource names of one client"
+        assert ends == [(grpc.StatusCode.RESOURCE_EXHAUSTED, text)] * 3
+        await it.the_other_gets_its_push()
+
+
 async def test_a_request_of_100_mb_is_refused_by_its_length() -> None:
     async with scene() as it, it.dial() as channel:
         call = channel.stream_stream(SOTW)()
