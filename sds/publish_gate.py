@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 
 from sds.resources import Resource
-from sds.secret_checks import SecretRefused, check_secret
+from sds.secret_checks import UNUSABLE, SecretRefused, check_secret
 
 Owner = tuple[str, ...]
 Secrets = Mapping[str, Resource]
@@ -29,18 +29,25 @@ LOOK_AGAIN = timedelta(minutes=1)
 # Distinct secrets that are shared by several owners: bundles of ports, certificates of the manifest.
 _MAX_VERDICTS = 4096
 _NOTHING: Secrets = MappingProxyType({})
+_NO_REASONS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Withheld:
-    """A secret that does not leave. `part` and `reason` say why, `kept`: its predecessor is in use instead."""
+    """A secret that does not leave. `part` and `reason` say why, `kept`: its predecessor is in use instead. `resource`
+    is None for one that could not even be made."""
 
     name: str
     part: str
     reason: str
     since: datetime
     kept: bool
-    resource: Resource = field(repr=False)
+    resource: Resource | None = field(repr=False)
+
+    @property
+    def version(self) -> str:
+        """Names the content that is withheld; empty if there is none."""
+        return "" if self.resource is None else self.resource.version
 
 
 def unheard(_owner: Owner, _withheld: Withheld) -> None:
@@ -57,33 +64,36 @@ class PublishGate:
         self._withheld: dict[Owner, dict[str, Withheld]] = {}
         self._verdicts: OrderedDict[tuple[str, str], tuple[datetime, SecretRefused | None]] = OrderedDict()
 
-    def let_out(self, owner: Owner, wanted: Secrets, check: Check | None = None) -> Secrets:
+    def let_out(
+        self, owner: Owner, wanted: Secrets, check: Check | None = None, unusable: Mapping[str, str] = _NO_REASONS
+    ) -> Secrets:
         """What of the owner's secrets may leave; the same object if all of them. What left before and is unchanged is
-        not checked again. `check`: instead of `check_secret`, where more is known than the bytes."""
+        not checked again. `check`: instead of `check_secret`, where more is known than the bytes. `unusable`: names
+        with the reason why they could not be made; the predecessor of such a one is in `wanted`, if there is any."""
         before, now = self._last.get(owner, _NOTHING), self._now()
-        withheld = self._withheld.pop(owner, {})
+        known = self._withheld.pop(owner, {})
         found: dict[str, Withheld] = {}
+        out = wanted
         for name, resource in wanted.items():
             last = before.get(name)
             if last is not None and last.version == resource.version:
                 continue
             refused = self._verdict(resource, now, check)
             if refused is not None:
-                found[name] = self._note(owner, withheld.get(name), resource, refused, kept=last is not None)
-        out = wanted
+                found[name] = Withheld(name, refused.part, str(refused), now, last is not None, resource)
         if found:
-            self._withheld[owner] = found
             kept = {name: before[name] for name in found if name in before}
             out = MappingProxyType({**{n: r for n, r in wanted.items() if n not in found}, **kept})
+        for name, reason in unusable.items():
+            found[name] = Withheld(name, UNUSABLE, reason, now, name in out, None)
+        if found:
+            self._withheld[owner] = {name: self._tell(owner, known.get(name), made) for name, made in found.items()}
         self._last[owner] = out
         return out
 
-    def _note(
-        self, owner: Owner, known: Withheld | None, resource: Resource, refused: SecretRefused, *, kept: bool
-    ) -> Withheld:
-        if known is not None and known.resource.version == resource.version:
+    def _tell(self, owner: Owner, known: Withheld | None, made: Withheld) -> Withheld:
+        if known is not None and (known.version, known.reason) == (made.version, made.reason):
             return known
-        made = Withheld(resource.name, refused.part, str(refused), self._now(), kept, resource)
         self._told(owner, made)
         return made
 
@@ -105,7 +115,7 @@ class PublishGate:
         return frozenset(
             owner
             for owner, withheld in self._withheld.items()
-            if any(self._verdict(entry.resource, now, None) is None for entry in withheld.values())
+            if any(e.resource is not None and self._verdict(e.resource, now, None) is None for e in withheld.values())
         )
 
     def withheld(self) -> Iterator[tuple[Owner, Withheld]]:

@@ -47,10 +47,11 @@ from sds.secret_revocation import check_crl, check_ocsp
 from sds.spiffe_validator import CONFIG, VALIDATOR
 from sds.wire import secret_pb2 as pb
 
-# What can be wrong, in one word each.
+# What can be wrong, in one word each; the last: no secret could be made of what there is.
+UNUSABLE = "unusable"
 PARTS = (
     *("kind", "size", "malformed", "field", "name", "key", "chain", "ocsp", "bundle", "crl", "validator"),
-    *("ticket_keys", "list", "generic"),
+    *("ticket_keys", "list", "generic", UNUSABLE),
 )
 TICKET_KEY_BYTES = 80
 MAX_TICKET_KEYS = 16

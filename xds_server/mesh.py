@@ -34,7 +34,7 @@ from xds_server.mesh_admission import check_dates, check_node_id, identity_of
 from xds_server.mesh_clients import AccessDenied as AccessDenied
 from xds_server.mesh_clients import ActiveMarble as ActiveMarble
 from xds_server.mesh_clients import Client as Client
-from xds_server.mesh_clients import Instance, advertised, is_ip, relays, turned_out
+from xds_server.mesh_clients import Instance, Served, advertised, is_ip, relays, turned_out
 from xds_server.mesh_clients import Role as Role
 from xds_server.mesh_endpoints import DEFAULT_GRACE, Endpoints
 from xds_server.mesh_secrets import MeshSecrets
@@ -198,7 +198,7 @@ class Mesh:
         """Every instance that is known."""
         return tuple(self._marbles.values())
 
-    def replace_served(self, served: Mapping[Instance, Mapping[str, Identity]]) -> None:
+    def replace_served(self, served: Mapping[Instance, Served]) -> None:
         """Other certificate secrets for ports that present one; instances that are not known any more are skipped."""
         for key in served.keys() & self._marbles.keys():
             self._marbles[key] = replace(self._marbles[key], served=served[key])

@@ -65,6 +65,17 @@ _GATEWAY_TYPES = frozenset({CLUSTER, ENDPOINT, ROUTE})
 
 
 @dataclass(frozen=True, slots=True)
+class Unusable:
+    """A certificate secret of which no identity can be made, and the last one of which that was possible."""
+
+    reason: str
+    last: Identity | None = field(default=None, repr=False)
+
+
+Served = Mapping[str, Identity | Unusable]
+
+
+@dataclass(frozen=True, slots=True)
 class ActiveMarble:
     """An instance whose quote was verified: what it got, and the names that its certificate carries.
 
@@ -77,7 +88,7 @@ class ActiveMarble:
     claims: Claims | None = None
     dns_names: tuple[str, ...] = ()
     ip_addresses: tuple[IPv4Address | IPv6Address | str, ...] = ()
-    served: Mapping[str, Identity] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    served: Served = field(default_factory=lambda: MappingProxyType({}), repr=False)
 
 
 def relays(node: Node) -> bool:

@@ -12,7 +12,7 @@ of the manifest once for all that present them, identities once per instance.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -24,11 +24,12 @@ from sds.material import Identity
 from sds.publish_gate import Owner, PublishGate, Withheld
 from sds.resources import BUNDLE_NAME, IDENTITY_NAME, Resource, identity_secret
 from sds.secret_checks import anchors_of, check_issued
-from xds_server.mesh_clients import ActiveMarble, Instance
+from xds_server.mesh_clients import ActiveMarble, Instance, Served, Unusable
 from xds_server.snapshot import Resources, Snapshot
 
 # Certificates of the manifest that some port presents; each is 4 KB.
 _MAX_SERVED = 1024
+_MAX_TOLD = 1024
 
 _NOTHING: Resources = MappingProxyType({})
 
@@ -40,7 +41,7 @@ class _Kept:
     """One instance's secrets: `proven` made of its identity, `presented` of what its ports present."""
 
     identity: Identity
-    served: Mapping[str, Identity]
+    served: Served
     names: frozenset[str]
     trusted: Resources
     proven: Resources
@@ -57,7 +58,8 @@ class MeshSecrets:
     """One per Mesh. `serialised` counts, for tests and curiosity."""
 
     def __init__(self, now: Callable[[], datetime]) -> None:
-        self._gate = PublishGate(now, _tell)
+        self._gate = PublishGate(now, self._tell)
+        self._told: OrderedDict[tuple[str, str, str], None] = OrderedDict()
         self._kept: dict[Instance, _Kept] = {}
         self._trusted: dict[str, tuple[Resources, Resources]] = {}
         self._served: OrderedDict[tuple[str, Identity], Resource] = OrderedDict()
@@ -103,12 +105,18 @@ class MeshSecrets:
         if known is not None and known.served is marble.served and known.names == names:
             return known.presented
         # Only what a port of this manifest presents: the store may hold more by the same names.
-        served = {name: self._serve(name, other) for name, other in marble.served.items() if name in names}
+        served, unusable = {}, {}
+        for name in names & marble.served.keys():
+            what = marble.served[name]
+            if isinstance(what, Unusable):
+                unusable[name] = what.reason
+            if (identity := what.last if isinstance(what, Unusable) else what) is not None:
+                served[name] = self._serve(name, identity)
         owner = marble.marble_type, marble.uuid, "served"
-        if not served:
+        if not served and not unusable:
             self._gate.forget(owner)
             return _NOTHING
-        return self._gate.let_out(owner, served)
+        return self._gate.let_out(owner, served, unusable=unusable)
 
     def _check_issued(
         self, identity: Identity, spiffe_id: str, allowed: Resources, _resource: Resource, now: datetime
@@ -165,13 +173,19 @@ class MeshSecrets:
             del self._trusted[marble_type]
             self._gate.forget((marble_type,))
 
-
-def _tell(owner: Owner, withheld: Withheld) -> None:
-    _log.warning(
-        "secret withheld from workers",
-        secret=withheld.name,
-        owner="/".join(owner[:2]),
-        part=withheld.part,
-        error=withheld.reason,
-        last_good_stays=withheld.kept,
-    )
+    def _tell(self, owner: Owner, withheld: Withheld) -> None:
+        """Once for all instances of a type that miss the same content."""
+        news = owner[0], withheld.name, withheld.version or withheld.reason
+        if news in self._told:
+            return
+        self._told[news] = None
+        if len(self._told) > _MAX_TOLD:
+            self._told.popitem(last=False)
+        _log.warning(
+            "secret withheld from workers",
+            MarbleType=owner[0],
+            secret=withheld.name,
+            part=withheld.part,
+            error=withheld.reason,
+            last_good_stays=withheld.kept,
+        )

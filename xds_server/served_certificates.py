@@ -21,18 +21,15 @@ from manifests.model import Manifest
 from manifests.model import Secret as Definition
 from sds.ca import CertificateAuthority, pem_of
 from sds.keys import MIN_RSA_BITS, PrivateKey
-from sds.logs import get_logger
 from sds.material import Identity, MaterialError
 from sds.secrets import Secret, SecretKind
-from xds_server.mesh_clients import ActiveMarble, Instance
+from xds_server.mesh_clients import ActiveMarble, Instance, Served, Unusable
 from xds_server.records import Records
 from xds_server.secret_definitions import SecretsRefused
 from xds_server.secret_rules import instance_secret, is_stored
 
 # What TLS 1.3 can sign with (RFC 8446, 4.2.3).
 _MIN_ECDSA_BITS = 256
-
-_log = get_logger(__name__)
 
 
 def served_names(manifest: Manifest, marble_type: str) -> frozenset[str]:
@@ -76,14 +73,15 @@ def for_activation(
 
 def for_running(
     records: Records, manifest: Manifest, marbles: Iterable[ActiveMarble], now: datetime
-) -> dict[Instance, Mapping[str, Identity]]:
+) -> dict[Instance, Served]:
     """What running instances present after the store changed, of those for whom that is something else than before.
 
     Shared and user-defined secrets are as the store has them; a per-Marble one stays until the next activation, but an
     instance that has none (its port came with an update) gets one: without it the worker could not follow the update.
-    A secret without a value leaves the old one in place. Slow if RSA keys are made: call it in a thread.
+    A secret that cannot be presented leaves the old one in place, and says why. Slow if RSA keys are made: call it in
+    a thread.
     """
-    changed: dict[Instance, Mapping[str, Identity]] = {}
+    changed: dict[Instance, Served] = {}
     for marble in marbles:
         if marble.marble_type in manifest.marbles:
             served = _served(records, manifest, marble, now)
@@ -92,18 +90,18 @@ def for_running(
     return changed
 
 
-def _served(records: Records, manifest: Manifest, marble: ActiveMarble, now: datetime) -> dict[str, Identity]:
-    found: dict[str, Identity] = {}
+def _served(records: Records, manifest: Manifest, marble: ActiveMarble, now: datetime) -> Served:
+    found: dict[str, Identity | Unusable] = {}
     for name in sorted(served_names(manifest, marble.marble_type)):
         secret, before = records.secrets.get(name), marble.served.get(name)
-        try:
-            if secret is not None and (is_stored(secret) or before is None):
+        if secret is not None and (is_stored(secret) or not isinstance(before, Identity)):
+            try:
                 if not is_stored(secret):
                     secret = instance_secret(name, secret, records, manifest, marble.marble_type, marble.uuid, now)
-                before = identity_of(name, secret, records.ca)
-        except SecretsRefused as e:
-            _log.warning("certificate secret cannot be presented", MarbleType=marble.marble_type, error=str(e))
-        if before is not None:
+                found[name] = identity_of(name, secret, records.ca)
+            except SecretsRefused as e:
+                found[name] = Unusable(str(e), before.last if isinstance(before, Unusable) else before)
+        elif before is not None:
             found[name] = before
     return found
 

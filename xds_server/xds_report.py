@@ -85,7 +85,7 @@ def withheld_rows(withheld: Iterable[tuple[Owner, Withheld]]) -> list[Json]:
     """Secrets that are not published, one row for all instances of a type that miss the same content."""
     found: dict[tuple[str, str, str], list[Withheld]] = {}
     for owner, entry in withheld:
-        found.setdefault((owner[0], entry.name, entry.resource.version), []).append(entry)
+        found.setdefault((owner[0], entry.name, entry.version or entry.reason), []).append(entry)
     return [
         {
             "type": marble_type,

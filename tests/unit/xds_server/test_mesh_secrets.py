@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from sds.keys import PrivateKey
 from sds.material import Identity
@@ -169,3 +170,15 @@ async def test_status_and_metric_say_what_is_withheld_and_never_its_content() ->
         ]
         assert b"PRIVATE" not in reply.body
         assert place.metric("marblemesh_xds_secrets_withheld", part="chain") == 2
+
+
+def test_a_log_line_says_it_once_for_all_instances_of_a_type(town: Town) -> None:
+    shops = [town.activate("shop") for _ in range(5)]
+    serve(town, *shops, front=front(town, not_after=town.time - timedelta(minutes=1)))
+    with capture_logs() as lines:
+        for shop in shops:
+            secrets(town, shop)
+    assert [(line["MarbleType"], line["secret"], line["last_good_stays"]) for line in lines] == [
+        ("shop", "front", False)
+    ]
+    assert len(list(town.mesh.published.withheld)) == 5
