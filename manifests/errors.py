@@ -29,6 +29,10 @@ class ManifestError(Exception):
         super().__init__("; ".join(str(problem) for problem in problems))
 
 
+class ManifestShapeError(ManifestError):
+    """It is JSON, but members have other JSON types than a manifest's have."""
+
+
 class ManifestSyntaxError(ManifestError):
     """The bytes are no JSON text. `line` and `column` count from 1."""
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from manifests import wire
 from manifests.check import check
 from manifests.convert import convert
-from manifests.errors import ManifestError, Problem
+from manifests.errors import ManifestError, ManifestShapeError, Problem
 from manifests.json_text import Json, load
 from manifests.model import Manifest
 from manifests.places import MAX_PROBLEMS, Findings, TooManyProblems, member_path
@@ -40,14 +40,14 @@ def parse(raw: bytes) -> Manifest:
 
 
 def shape(tree: Json) -> wire.ManifestWire:
-    """The members by name and JSON type, nothing of them decoded yet; raises ManifestError."""
+    """The members by name and JSON type, nothing of them decoded yet; raises ManifestShapeError."""
     if not isinstance(tree, dict):
-        raise ManifestError((Problem("", f"want a JSON object, got {wire.json_kind(tree)}"),))
+        raise ManifestShapeError((Problem("", f"want a JSON object, got {wire.json_kind(tree)}"),))
     try:
         return wire.ManifestWire.model_validate(tree)
     except ValidationError as error:
         details = error.errors(include_url=False)[:MAX_PROBLEMS]
-        raise ManifestError(
+        raise ManifestShapeError(
             tuple(
                 Problem(member_path(*item["loc"]), _message(item["type"], item["msg"], item["input"]))
                 for item in details

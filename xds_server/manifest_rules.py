@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from manifests.errors import ManifestError, ManifestSyntaxError, Problem
+from manifests.errors import ManifestError, ManifestShapeError, ManifestSyntaxError, Problem
 from manifests.model import Manifest, Secret, SecretType
 from manifests.parse import parse
 from sds.ca import CertificateAuthority
@@ -39,6 +39,8 @@ def accepted(raw: bytes, ca: CertificateAuthority) -> Manifest:
         manifest = parse(raw)
     except ManifestSyntaxError as e:
         raise ManifestRefused(f"unmarshaling manifest: {e}") from e
+    except ManifestShapeError as e:
+        raise ManifestRefused(f"unmarshaling manifest: {_list(e.problems)}") from e
     except ManifestError as e:
         raise ManifestRefused(f"checking manifest: {_list(e.problems)}") from e
     problems = (*unsupported(manifest), *oversized(manifest), *_laborious(manifest))

@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from grpclib import GRPCError
-from grpclib.client import Channel, UnaryUnaryMethod
 
-from sds.attestation.issuer import Issuer
 from sds.attestation.simulated import SimulatedEnclave, SimulatedPlatform
-from sds.wire.marble_pb2 import ActivationRequest, ActivationResponse
+from sds.wire.marble_pb2 import Parameters
 from tests.kit.client_api import HTTP1, HTTP2, Answer, curl, shown
 from tests.kit.coordinator import APP
 from tests.kit.deployment import b64
-from tests.kit.marble_client import MarbleCredentials
+from tests.kit.marble_client import MarbleCredentials, activate
 from tests.kit.openssl_judge import certificates, s_client
 from tests.kit.users import User, user
 
@@ -106,13 +104,11 @@ class Outside:
         self, marble_type: str = "web", uuid: str = UUID, enclave: SimulatedEnclave = APP
     ) -> Mapping[str, bytes]:
         """A Marble's environment; raises GRPCError."""
-        who = MarbleCredentials.make()
-        quote = who.quote(self._issuer(enclave))
-        request = ActivationRequest(quote=quote, csr=who.csr, marble_type=marble_type, uuid=uuid)
-        async with Channel("127.0.0.1", self.mesh_port, ssl=who.tls()) as channel:
-            call = UnaryUnaryMethod(channel, "/rpc.Marble/Activate", ActivationRequest, ActivationResponse)
-            response: ActivationResponse = await call(request, timeout=10.0)
-        return dict(response.parameters.env)
+        return dict((await self._activate(marble_type, uuid, enclave)).env)
+
+    async def arguments(self, marble_type: str = "web") -> list[str]:
+        """A Marble's Argv."""
+        return list((await self._activate(marble_type, UUID, APP)).argv)
 
     async def refusal(self, marble_type: str = "web", uuid: str = UUID, enclave: SimulatedEnclave = APP) -> str:
         """Why a Marble gets nothing."""
@@ -124,6 +120,11 @@ class Outside:
 
     # --- inside
 
+    async def _activate(self, marble_type: str, uuid: str, enclave: SimulatedEnclave) -> Parameters:
+        who = MarbleCredentials.make()
+        quote = who.quote(self.platform.issuer(enclave))
+        return await activate("127.0.0.1", self.mesh_port, who, quote, marble_type, uuid)
+
     def _url(self, path: str) -> str:
         return f"https://127.0.0.1:{self.client_port}{path}"
 
@@ -134,9 +135,6 @@ class Outside:
         if one.certificate not in self._files:
             self._files[one.certificate] = shown(self.directory, one.certificate, one.key)
         return self._files[one.certificate]
-
-    def _issuer(self, enclave: SimulatedEnclave) -> Issuer:
-        return self.platform.issuer(enclave)
 
 
 def _version(path: str) -> str:

@@ -8,13 +8,15 @@ process of its own can show (`kill -9`, exit codes, the log) is for `coordinator
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from sds.attestation.simulated import SimulatedPlatform
+from sds.attestation.simulated import SimulatedEnclave, SimulatedPlatform
 from tests.kit.client_api import curl
 from tests.kit.outside import Outside
 from xds_server.attestation_choice import Attestation, choose_attestation, now
@@ -74,6 +76,7 @@ class Site:
 
     async def start(self, machine: str = "machine", **settings: str) -> Outside:
         platform = self.home / machine
+        _buy(platform)
         env = {
             **_ANY_PORTS,
             "EDG_COORDINATOR_SEAL_DIR": str(self.state),
@@ -109,6 +112,19 @@ async def site(home: Path, manifest: bytes | None = None, **settings: str) -> As
         yield running
     finally:
         await running.stop()
+
+
+_MACHINE: list[TemporaryDirectory[str]] = []
+
+
+def _buy(platform: Path) -> None:
+    """A simulated machine takes a while to make: each test gets a copy of the same one, unless it wants several."""
+    if platform.exists() or platform.name != "machine":
+        return
+    if not _MACHINE:
+        _MACHINE.append(TemporaryDirectory(prefix="machine-"))
+        SimulatedPlatform.open(Path(_MACHINE[0].name), datetime.now(UTC)).sealing_keys(SimulatedEnclave.default("any"))
+    shutil.copytree(_MACHINE[0].name, platform)
 
 
 async def _serve(config: CoordinatorConfig, attestation: Attestation, stack: AsyncExitStack) -> tuple[int, int, int]:
