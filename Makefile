@@ -34,6 +34,7 @@ proto: .venv/.dev  ## regenerate sds/wire/*_pb2.py from the .proto files
 	@$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. sds/wire/*.proto
 
 bench: .venv/.dev  ## run a benchmark (ARGS names it; without ARGS: the list)
+	@case "$(ARGS)" in relay*) scripts/system-packages nginx haproxy ;; esac
 	@$(BIN)/python -m bench $(ARGS)
 
 fuzz: .venv/.fuzz  ## fuzz a parser for ten minutes (ARGS names it; without ARGS: the list)

