@@ -41,6 +41,7 @@ def certificates(store: IdentityStore) -> Json:
         "attested": marble_identity(credentials.identity.leaf).claims,
         "bundle": _bundle(credentials.bundle),
         "coordinator_root": _bundle(credentials.coordinator_root),
+        "withheld": [{"secret": entry.name, "reason": entry.reason} for entry in store.withheld],
     }
 
 

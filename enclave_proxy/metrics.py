@@ -66,6 +66,7 @@ def _certificates(store: IdentityStore) -> Iterator[Metric]:
         "When the identity in use became valid, as Unix time",
         credentials.identity.not_before.timestamp(),
     )
+    yield _gauge("secrets_withheld", "Secrets not fit to be given to local clients", len(store.withheld))
 
 
 def _control_plane(status: XdsStatus) -> Iterator[Metric]:

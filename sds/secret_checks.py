@@ -7,7 +7,8 @@ everybody), a list of revoked certificates that cannot be parsed or does not cov
 
 What kind of secret a name stands for is fixed where the mesh itself gives the names:
 
-    default, spiffe://<domain>/<path>            an identity, of exactly this name
+    default                                      an identity
+    spiffe://<domain>/<path>                     the identity of exactly this name
     ROOTCA, ROOTCA|<port>, spiffe://<domain>     whom to believe
     <word>|<word>                                a list of ours
     anything else                                whatever a manifest gives that name
@@ -162,7 +163,8 @@ def _check_certificate(name: str, certificate: pb.TlsCertificate, now: datetime,
         check_chain(identity, now)
         if mesh:
             check_leaf(identity.leaf)
-            _check_name(name, identity)
+            if name != IDENTITY_NAME:
+                _check_name(name, identity)
         else:
             check_server(identity.leaf)
     if certificate.HasField("ocsp_staple"):
@@ -172,10 +174,10 @@ def _check_certificate(name: str, certificate: pb.TlsCertificate, now: datetime,
 
 def _check_name(name: str, identity: Identity) -> None:
     try:
-        own = spiffe_id_of(identity.leaf)
+        own = str(spiffe_id_of(identity.leaf))
     except IdentityError as e:
         raise SecretRefused("name", f"certificate of an identity: {e}") from None
-    if name.startswith("spiffe://") and str(own) != name:
+    if own != name:
         raise SecretRefused("name", "certificate has another SPIFFE ID than the secret is named after")
 
 

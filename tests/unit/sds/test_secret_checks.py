@@ -107,7 +107,7 @@ DANGEROUS: dict[str, tuple[str, Callable[[], Resource]]] = {
     "SPIFFE validator with a scheme": ("validator", lambda: secret("ALL", validator(("spiffe://td.test", ROOT)))),
     "identity that is a CA": ("chain", lambda: secret("default", certificate(odd_leaf(CA, is_ca=True)))),
     "identity of another name": ("name", lambda: secret(ID, certificate(marble(CA)))),
-    "identity without a SPIFFE ID": ("name", lambda: secret("default", certificate(odd_leaf(CA, uris=())))),
+    "identity without a SPIFFE ID": ("name", lambda: secret(ID, certificate(odd_leaf(CA, uris=())))),
     "identity that cannot be a client": (
         "chain",
         lambda: secret("default", certificate(odd_leaf(CA, usages=[ExtendedKeyUsageOID.SERVER_AUTH]))),
@@ -216,6 +216,7 @@ FINE: dict[str, Callable[[], Resource]] = {
     "RSA of 2048 bits": lambda: of_key(private_key(rsa.generate_private_key(65537, 2048))),
     "key in SEC 1": lambda: own(key=sec1()),
     "encrypted key with its password": lambda: own(key=encrypted(GOOD.key, b"open"), password=b"open"),
+    "identity of a Coordinator that gives no SPIFFE IDs": lambda: secret("default", certificate(odd_leaf(CA, uris=()))),
     "certificate of a user, without a SPIFFE ID": lambda: secret("tls", certificate(odd_leaf(CA, uris=()))),
     "OCSP staple": lambda: own(staple=staple(CA, GOOD.leaf)),
     "a CRL for the one CA": lambda: root(crl=revocation_list(CA)),
