@@ -96,6 +96,8 @@ class Mesh:
         self.configure(manifest, ca, made)
         self._rotation.resume(ca.marble_root, self.now(), former.trusted, former.departed)
         self._revoked.restore(former.revoked)
+        if self._snapshot is not None and self._rotation.phase is not Phase.SETTLED:
+            self._snapshot.succeed(None)
         self._trust_anew()
 
     def update(

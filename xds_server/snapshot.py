@@ -140,9 +140,8 @@ class Snapshot:
 
     def succeed(self, other: Snapshot | None) -> None:
         """Take another one's place while its roots are still trusted: an Envoy is not to drain anything yet, since
-        what a type that is gone opens meanwhile would stay."""
-        if other is not None:
-            self._mark(other._place.types)
+        what a type that is gone opens meanwhile would stay. None: it was another Coordinator's, and is not known."""
+        self._mark("types of another time" if other is None else other._place.types)
 
     def settle(self) -> bool:
         """Nobody has a certificate of a type that is gone: drain what such a one opened. Whether anything changed."""
