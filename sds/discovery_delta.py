@@ -49,6 +49,8 @@ class DeltaStream(Stream):
     ) -> None:
         """`held`: in the first message of a type, what the client says that it has."""
         first = held is not None
+        check_count(subscribe, MAX_NAMES + len(channel.view))
+        subscribe = list(subscribe)  # the message makes other strings each time that it is asked
         change = channel.subscription.change(subscribe, unsubscribe, len(channel.view), first=first)
         self._check_total()
         if change.wildcard and not channel.subscription.wildcard:

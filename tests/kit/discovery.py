@@ -7,10 +7,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from sds.discovery import DeltaStream, Receipt, SotwStream, View
-from sds.resources import CLUSTER, ENDPOINT, LISTENER, SECRET, Resource
+from sds.resources import CLUSTER, ENDPOINT, EXTENSION_CONFIG, LISTENER, ROUTE, SECRET, Resource
 from sds.wire import discovery_pb2
 
-SHORT = {"LDS": LISTENER, "CDS": CLUSTER, "EDS": ENDPOINT, "SDS": SECRET, "RDS": "type.googleapis.com/routes"}
+SHORT = {
+    "LDS": LISTENER,
+    "CDS": CLUSTER,
+    "EDS": ENDPOINT,
+    "SDS": SECRET,
+    "RDS": ROUTE,
+    "ECDS": EXTENSION_CONFIG,
+    "?": "type.googleapis.com/nobody.knows.this.v3.Type",
+}
 LONG = {url: short for short, url in SHORT.items()}
 
 

@@ -8,6 +8,7 @@ import pytest
 from sds.discovery import Kind, ProtocolError
 from sds.discovery_types import MAX_RESPONSE_BYTES, NOT_FOUND, PERMISSION_DENIED
 from sds.resources import CLUSTER, LISTENER, SECRET, Resource
+from sds.wire import discovery_pb2
 from tests.kit.discovery import IncrementalClient, Said, view
 
 
@@ -227,5 +228,36 @@ def test_bounds_on_names_over_several_requests() -> None:
 
 def test_an_unknown_type_is_answered_like_an_empty_one() -> None:
     client = IncrementalClient(view())
-    client.ask("RDS", "route")
-    assert take(client).removed == ("route",)
+    client.ask("?", "name")
+    said = take(client)
+    assert (said.removed, said.errors) == (("name",), (("name", NOT_FOUND),))
+
+
+def test_a_missing_filter_is_never_called_removed() -> None:
+    """An Envoy would take the filter out of its listeners, and let traffic pass without it."""
+    client = IncrementalClient(view())
+    client.ask("ECDS", "filter")
+    said = take_and_ack(client)
+    assert (said.removed, said.errors) == ((), (("filter", NOT_FOUND),))
+    assert client.hear() is None
+
+
+def test_a_name_that_is_somebody_elses_is_denied_whether_it_exists_or_not() -> None:
+    client = IncrementalClient(view(SDS={"mine": "1"}), denied=lambda kind, name: kind == SECRET and name == "theirs")
+    client.ask("SDS", "mine", "theirs", "nobodys")
+    said = take(client)
+    assert said.content == ("mine@1",)
+    assert said.errors == (("nobodys", NOT_FOUND), ("theirs", PERMISSION_DENIED))
+
+
+def test_many_missing_names_are_answered_in_responses_that_grpc_clients_accept() -> None:
+    client = IncrementalClient(view())
+    names = [f"{number:04}{'x' * 508}" for number in range(4096)]
+    client.ask("SDS", *names)
+    heard: list[str] = []
+    while (body := client.stream.take()) is not None:
+        assert len(body) < 4 * 1024 * 1024
+        response = discovery_pb2.DeltaDiscoveryResponse.FromString(body)
+        heard += response.removed_resources
+        client.ask("SDS", nonce=response.nonce)
+    assert heard == names
