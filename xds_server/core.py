@@ -30,12 +30,13 @@ from sds.material import Identity
 from xds_server.certified import names_of, read_certified, still_allowed
 from xds_server.errors import CoordinatorError
 from xds_server.events import EventLog
-from xds_server.mesh import ActiveMarble, Mesh
+from xds_server.mesh import AccessDenied, ActiveMarble, Mesh
 from xds_server.metrics import CoordinatorMetrics
 from xds_server.own_quote import OwnQuote
 from xds_server.records import Records
 from xds_server.recovery import RecoverySession, RecoveryTerms
 from xds_server.renewal import MAX_INSTANCES, Identities, Instance, Renewer
+from xds_server.revocation import RESTORED
 from xds_server.rotation import Phase, Rotation
 from xds_server.served_certificates import for_running
 from xds_server.snapshot import Snapshot
@@ -215,7 +216,7 @@ class Core:
             _log.info("absent instances forgotten", count=len(gone))
 
     def _readmit(self, certificate: x509.Certificate, who: MarbleIdentity) -> ActiveMarble | None:
-        """An instance that is not remembered, judged by what its certificate says was attested."""
+        """An instance that is not remembered, judged by what its certificate says was attested. Raises AccessDenied."""
         manifest = self.manifest
         if manifest is None:
             return None
@@ -224,7 +225,8 @@ class Core:
             if claims is not None and claims.simulated != self.simulation:
                 return None
             if not still_allowed(manifest, who.type, claims, insecure=self.insecure):
-                return None
+                # Attested once, and not what the manifest wants now: to activate again would end the same way.
+                raise AccessDenied("PERMISSION_DENIED", "revoked", RESTORED)
             request = names_of(certificate)
             # Without the version member, which is written anew; and it is today's manifest that allows the instance.
             certified = {name: value for name, value in (who.claims or {}).items() if name != "v"}
