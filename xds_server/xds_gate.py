@@ -26,6 +26,9 @@ from xds_server.xds_record import Log
 
 _BYTES_PER_TOKEN = 4096
 _GOODBYE_SECONDS = 0.2
+# Of the log, for one reason: whoever is refused can come back at once, and again.
+_LINES_PER_SECOND = 1.0
+_LINES_AT_ONCE = 20
 
 
 class Gate:
@@ -41,6 +44,9 @@ class Gate:
         self._admission = Admission(limits.starts, limits.starts_burst, limits.waiting, clock)
         self._timeouts: set[asyncio.Timeout] = set()
         self._stopping = False
+        # Reasons and statuses are our own words, so there are few.
+        self._room_for_lines: dict[str, Bucket] = {}
+        self._unsaid: Counter[str] = Counter()
 
     @property
     def waiting(self) -> int:
@@ -86,12 +92,12 @@ class Gate:
                 await self._enter(call, serve, at_once=at_once)
             except AccessDenied as e:
                 self._metrics.denied.labels(e.reason).inc()
-                self._log.info("xds client denied", reason=e.reason, peer=call.peer, error=str(e))
+                self._say("xds client denied", e.reason, call, e)
                 raise RpcError(e.status, str(e)) from None
             except ProtocolError as e:
                 self._metrics.failures.labels(e.status.lower()).inc()
                 if not self._stopping:
-                    self._log.info("xds stream ended", status=e.status, peer=call.peer, error=str(e))
+                    self._say("xds stream ended", e.status.lower(), call, e)
                 raise RpcError(e.status, str(e)) from None
             except (CallEnded, RpcError):
                 raise
@@ -101,6 +107,17 @@ class Gate:
                 raise RpcError("INTERNAL", "internal error") from None
 
         return handle
+
+    def _say(self, event: str, reason: str, call: Call, error: Exception) -> None:
+        """One line, unless there are very many: then a few, with the number of those that were left out."""
+        now = self._clock()
+        if (room := self._room_for_lines.get(reason)) is None:
+            room = self._room_for_lines[reason] = Bucket(_LINES_PER_SECOND, _LINES_AT_ONCE, now)
+        if not room.take(1, now):
+            self._unsaid[reason] += 1
+            return
+        more = {"unsaid": left_out} if (left_out := self._unsaid.pop(reason, 0)) else {}
+        self._log.info(event, reason=reason, peer=call.peer, error=str(error), **more)
 
     async def _enter(self, call: Call, serve: Handler, *, at_once: bool) -> None:
         if call.certificate_der is None:

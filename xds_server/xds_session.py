@@ -61,6 +61,7 @@ class Session:
         self._stale_view = True
         self._ended = False
         self._end: ProtocolError | None = None
+        self._writing: asyncio.Timeout | None = None
         self._aged = False
         self._failure: ProtocolError | None = None
         self._retry = Retry()
@@ -74,9 +75,11 @@ class Session:
         self._wake.set()
 
     def end(self, why: ProtocolError) -> None:
-        """End the stream with this status, before anything else is written."""
+        """End the stream with this status, before anything else is written, and whether or not the client reads."""
         self._end = why
         self._wake.set()
+        if self._writing is not None:
+            self._writing.reschedule(asyncio.get_running_loop().time())
 
     def leave(self) -> None:
         """End the stream in good order once nothing is due: the client comes back to whoever serves then."""
@@ -206,11 +209,15 @@ class Session:
         if response is None:
             return False
         try:
-            async with asyncio.timeout(self._ports.patience):
+            async with asyncio.timeout(self._ports.patience) as self._writing:
                 await self._ports.write(response.body)
         except TimeoutError:
+            if self._end is not None:
+                raise self._end from None
             self.record.write_timed_out()
             raise ProtocolError("DEADLINE_EXCEEDED", "the client does not read its responses") from None
+        finally:
+            self._writing = None
         self.record.sent(response, began)
         return True
 

@@ -175,3 +175,24 @@ async def test_a_service_beside_discovery_ends_in_good_order_with_age_and_when_w
     longer.stop()
     with pytest.raises(RpcError, match="stopping"):
         await asyncio.wait_for(running, 10)
+
+
+async def test_refusals_without_end_do_not_fill_the_log() -> None:
+    clock, lines = Clock(), list[dict[str, object]]()
+
+    class Log:
+        def info(self, event: str, **fields: object) -> None:
+            lines.append({"event": event, **fields})
+
+        warning = error = info
+
+    it = Gate(XdsLimits(), Log(), XdsMetrics(CollectorRegistry()), clock)
+    handle = it.guard(failing(AccessDenied("PERMISSION_DENIED", "not_activated", "activate again")), at_once=True)
+    for _ in range(1000):
+        with pytest.raises(RpcError):
+            await handle(FakeCall())
+    assert len(lines) == 20
+    clock.now += 1
+    with pytest.raises(RpcError):
+        await handle(FakeCall())
+    assert lines[-1]["unsaid"] == 980
