@@ -7,8 +7,8 @@
 `update` replaces manifest and CA under the same root: who is not allowed any more is turned out at once (`revocation`),
 all others follow to the new Marble root in the phases of `rotation`, which the XdsServer drives with `advance`.
 
-Everything happens on one event loop; methods are synchronous and call the watchers when something changed. Identity
-comes from the client's certificate alone: `node.id` is never believed, it may only not contradict.
+Everything happens on one event loop; methods are synchronous and tell the watchers when something changed, and whom it
+concerns. Identity comes from the client's certificate alone: `node.id` is never believed, it may only not contradict.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from sds.wire.discovery_pb2 import Node
 from xds_server.absences import Absences
 from xds_server.former_roots import FormerRoots
 from xds_server.mesh_admission import check_dates, check_node_id, identity_of
+from xds_server.mesh_changes import EVERYBODY, Concerned, only
 from xds_server.mesh_clients import AccessDenied as AccessDenied
 from xds_server.mesh_clients import ActiveMarble as ActiveMarble
 from xds_server.mesh_clients import Client as Client
@@ -67,7 +68,7 @@ class Mesh:
         self._revoked = Revocations()
         self._behind: set[tuple[str, str]] = set()  # whose identity is not of the newest root
         self._renew: Callable[[], None] = lambda: None
-        self._watchers: dict[object, Callable[[], None]] = {}
+        self._watchers: dict[object, Callable[[Concerned], None]] = {}
         self.version = 0
         # What to admit an instance as that shows a good certificate and is not known; None: it must activate again.
         self.readmit: Readmit = lambda _certificate, _identity: None
@@ -123,7 +124,8 @@ class Mesh:
         snapshot = made or Snapshot(manifest, ca)
         if ca.marble_root != self._rotation.newest:
             self._rotation.begin(ca.marble_root, self.now())
-            self._behind = set(self._marbles) - set(reasons)
+            self._behind = set(self._marbles)
+        self._behind.difference_update(reasons)
         for key, why in reasons.items():
             self._revoked.add(key, why)
         gone = tuple(self._marbles.pop(key) for key in reasons)
@@ -140,7 +142,7 @@ class Mesh:
         self._endpoints.retain(self._marbles)
         self._absences.retain(self._marbles)
         self.published.retain(self._marbles)
-        self._changed()
+        self._changed(EVERYBODY)
 
     def renew_with(self, renew: Callable[[], None]) -> None:
         """What to call (quick, must not raise) when every identity is to be renewed: a rotation has come so far."""
@@ -158,7 +160,7 @@ class Mesh:
                 self._trust_anew()
                 self.retired(self._rotation)
             case Phase.SETTLED if self._snapshot.settle():
-                self._changed()
+                self._changed(EVERYBODY)
         return True
 
     @property
@@ -182,7 +184,7 @@ class Mesh:
         self._rotation.issued()
         if self._revoked.discard(key):
             self._trust_anew()
-        self._changed()
+        self._changed(only(key))
 
     def replace_identities(self, identities: Mapping[tuple[str, str], Identity]) -> None:
         """Renewed identities by (type, UUID); instances that are not known any more are skipped."""
@@ -193,7 +195,7 @@ class Mesh:
                     self._behind.discard(key)  # one that was being made when the root changed is of the old one
         if identities:
             self._rotation.renewed(self.now())
-            self._changed()
+            self._changed(only(*identities))
 
     @property
     def marbles(self) -> tuple[ActiveMarble, ...]:
@@ -204,7 +206,7 @@ class Mesh:
         """Other certificate secrets for ports that present one; instances that are not known any more are skipped."""
         for key in served.keys() & self._marbles.keys():
             self._marbles[key] = replace(self._marbles[key], served=served[key])
-        self._changed()
+        self._changed(only(*served))
 
     def revoke(self, marble_type: str, uuid: str, why: str = "turned out by the operator") -> None:
         """Turn an instance out: its streams end, it is no endpoint any more, and nobody talks to it."""
@@ -216,7 +218,6 @@ class Mesh:
         self.published.forget(key)
         self._revoked.add(key, why)
         self._trust_anew()
-        self._changed()
 
     # ---- who is there
 
@@ -264,21 +265,22 @@ class Mesh:
         address = resolved or self.advertised(client, node)
         if client.role is not Role.MARBLE:
             return
-        key = (client.name, client.uuid)
+        key = client.name, client.uuid
         self._absences.connected(key)
-        before = self._endpoints.address(key)
+        before = bind_address(self._endpoints.address(key))
         changed = self._endpoints.connected(key, address if address is not None and is_ip(address) else None)
         if not relays(node):
             # A co-located Envoy carries this Marble's data, so its worker will never acknowledge listeners.
             changed |= self._endpoints.ready(key)
-        if changed or before != self._endpoints.address(key):
-            self._changed()
+        if before != bind_address(self._endpoints.address(key)):
+            self._changed(only(key))
+        if changed:
+            self._endpoints_changed(client.name)
 
     def ready(self, client: Client) -> None:
         """The client acknowledged its listeners: it can be reached from now on."""
         if self._endpoints.ready((client.name, client.uuid)):
-            self._endpoints.expire(self.now())
-            self._changed()
+            self._endpoints_changed(client.name, *self._endpoints.expire(self.now()))
 
     def disconnected(self, client: Client) -> None:
         """A stream of the client ended."""
@@ -295,14 +297,16 @@ class Mesh:
             self._endpoints.forget(key)
             self.published.forget(key)
         if gone:
-            self._changed()
+            self._changed(only(*gone))
+        self._endpoints_changed(*{marble_type for marble_type, _ in gone})
         return gone
 
     def expire(self) -> datetime:
         """Let go of instances whose grace is over, look again at secrets that are withheld; when to call again."""
         now = self.now()
-        if self._endpoints.expire(now) | self.published.ripen():
-            self._changed()
+        self._endpoints_changed(*self._endpoints.expire(now))
+        if self.published.ripen():
+            self._changed(EVERYBODY)
         return min(self._endpoints.next_expiry() or now + LOOK_AGAIN, now + LOOK_AGAIN)
 
     # ---- what clients see
@@ -347,7 +351,7 @@ class Mesh:
         """How many resources were serialised under the current manifest."""
         return 0 if self._snapshot is None else self._snapshot.serialised + self.published.serialised
 
-    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+    def watch(self, callback: Callable[[Concerned], None]) -> Callable[[], None]:
         """Call `callback` (quick, must not raise) after every change. Returns how to stop."""
         token = object()
         self._watchers[token] = callback
@@ -362,32 +366,34 @@ class Mesh:
     def _trust_anew(self) -> None:
         if self._snapshot is not None and self._ca is not None:
             self._snapshot.trust(self._rotation.bundle, self._revoked.names(self._ca.trust_domain))
-            self._changed()
+            self._changed(EVERYBODY)
 
     def _awaited(self) -> bool:
         """Whether a rotation has to wait for somebody who cannot answer now: identities that are still to be renewed,
         and instances between two streams, who have not been away long enough to be taken for dead."""
-        renewing = self._rotation.phase is Phase.RENEW and not self._behind.isdisjoint(self._marbles)
+        renewing = self._rotation.phase is Phase.RENEW and bool(self._behind)
         return renewing or self._endpoints.absent(self.now())
 
     def _refuse_revoked(self, instance: tuple[str, str]) -> None:
         if (reason := self._revoked.reason(instance)) is not None:
             raise AccessDenied("PERMISSION_DENIED", "revoked", reason)
 
-    def _changed(self) -> None:
+    def _changed(self, who: Concerned) -> None:
         self.version += 1
         for callback in list(self._watchers.values()):
-            callback()
+            callback(who)
+
+    def _endpoints_changed(self, *types: str) -> None:
+        if types and self._snapshot is not None:
+            callers = frozenset[str]().union(*map(self._snapshot.callers, types))
+            self._changed(Concerned(callers=callers, gateways=True))
 
     def _marble(self, client: Client) -> ActiveMarble:
-        key = client.name, client.uuid
-        marble = self._marbles.get(key)
-        if marble is None:
-            self._refuse_revoked(key)
+        if (marble := self._marbles.get((client.name, client.uuid))) is None:
+            self._refuse_revoked((client.name, client.uuid))
             raise AccessDenied("PERMISSION_DENIED", "not_activated", NOT_ACTIVATED)
         return marble
 
     def _gateway_uris(self, client: Client) -> tuple[str, ...]:
-        if self._manifest is None or (gateway := self._manifest.mesh.gateways.get(client.name)) is None:
-            return ()
-        return tuple(uri_names(gateway.certificate))
+        gateway = None if self._manifest is None else self._manifest.mesh.gateways.get(client.name)
+        return () if gateway is None else tuple(uri_names(gateway.certificate))

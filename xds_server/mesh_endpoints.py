@@ -26,17 +26,22 @@ class _State:
     address: str | None  # None: did not say where it can be reached
     streams: int = 0
     ready: bool = False
-    lost_at: datetime | None = None
-    kept: bool = False
 
 
 class Endpoints:
-    """The instances of a mesh by (type, UUID). Methods return whether the members changed."""
+    """The instances of a mesh by (type, UUID). What happens to one costs the same however many others there are.
+
+    Methods return whether the members changed, `expire` of which types.
+    """
 
     def __init__(self, grace: timedelta = DEFAULT_GRACE) -> None:
         self._grace = grace
         self._states: dict[Instance, _State] = {}
-        # By type; asked for by every client at every change, so kept until an instance changes.
+        self._ready: dict[str, dict[Instance, _State]] = {}  # by type
+        self._lost: dict[Instance, datetime] = {}  # within their grace, the one lost first first
+        self._kept: dict[str, Instance] = {}  # by type: beyond its grace, and the last one
+        self._not_last: set[str] = set()  # types of those that are the last one no longer
+        # By type; asked for by every client at every change, so kept until an instance of the type changes.
         self._members: dict[str, tuple[tuple[str, int], ...]] = {}
 
     def connected(self, instance: Instance, address: str | None) -> bool:
@@ -46,9 +51,13 @@ class Endpoints:
             self._states[instance] = _State(address, streams=1)
             return False
         address = address or state.address
-        changed = state.ready and (state.address != address or state.kept)
+        kept = self._kept.get(instance[0]) == instance
+        if kept:
+            del self._kept[instance[0]]
+        self._lost.pop(instance, None)
+        changed = state.ready and (state.address != address or kept)
         self._members.pop(instance[0], None)
-        state.address, state.lost_at, state.kept = address, None, False
+        state.address = address
         state.streams += 1
         return changed
 
@@ -58,6 +67,9 @@ class Endpoints:
         if state is None or state.ready:
             return False
         state.ready = True
+        self._ready.setdefault(instance[0], {})[instance] = state
+        if instance[0] in self._kept:
+            self._not_last.add(instance[0])
         self._members.pop(instance[0], None)
         return True
 
@@ -66,43 +78,61 @@ class Endpoints:
         if (state := self._states.get(instance)) is not None and state.streams > 0:
             state.streams -= 1
             if state.streams == 0:
-                state.lost_at = now
+                self._lost[instance] = now
 
-    def expire(self, now: datetime) -> bool:
-        """Apply the grace time."""
-        changed = False
-        self._members.clear()
-        overdue = [i for i, s in self._states.items() if s.lost_at is not None and s.lost_at + self._grace <= now]
-        for instance in sorted(overdue, key=lambda i: self._states[i].lost_at or now):
-            state = self._states[instance]
-            others = any(s.ready for i, s in self._states.items() if i[0] == instance[0] and i != instance)
-            if others or not state.ready:
-                del self._states[instance]
-                changed |= state.ready
-            elif not state.kept:
-                state.kept = changed = True
-        return changed
+    def expire(self, now: datetime) -> frozenset[str]:
+        """Apply the grace time; the types whose members changed."""
+        changed = set()
+        while self._lost:
+            instance, since = next(iter(self._lost.items()))
+            if since + self._grace > now:
+                break
+            del self._lost[instance]
+            if not self._states[instance].ready or len(self._ready[instance[0]]) > 1:
+                if self.forget(instance):
+                    changed.add(instance[0])
+            else:
+                self._kept[instance[0]] = instance
+                self._members.pop(instance[0], None)
+                changed.add(instance[0])
+        while self._not_last:
+            marble_type = self._not_last.pop()
+            if (kept := self._kept.get(marble_type)) is not None and len(self._ready[marble_type]) > 1:
+                self.forget(kept)
+                changed.add(marble_type)
+        return frozenset(changed)
 
     def absent(self, now: datetime) -> bool:
         """Whether an instance is between two streams: gone, and within its grace."""
-        return any(s.lost_at is not None and s.lost_at + self._grace > now for s in self._states.values())
+        latest = next(reversed(self._lost.values()), None)
+        return latest is not None and latest + self._grace > now
 
     def next_expiry(self) -> datetime | None:
         """When `expire` has something to do next, as far as is known now."""
-        due = [s.lost_at + self._grace for s in self._states.values() if s.lost_at is not None and not s.kept]
-        return min(due, default=None)
+        first = next(iter(self._lost.values()), None)
+        return None if first is None else first + self._grace
 
     def forget(self, instance: Instance) -> bool:
         """The instance is no longer part of the mesh: no grace, not even for the last one."""
+        marble_type = instance[0]
         state = self._states.pop(instance, None)
-        self._members.pop(instance[0], None)
-        return state is not None and state.ready
+        self._lost.pop(instance, None)
+        if self._kept.get(marble_type) == instance:
+            del self._kept[marble_type]
+        if state is None or not state.ready:
+            return False
+        self._members.pop(marble_type, None)
+        ready = self._ready[marble_type]
+        del ready[instance]
+        if not ready:
+            del self._ready[marble_type]
+        return True
 
     def retain(self, instances: Iterable[Instance]) -> None:
         """Forget all others."""
         kept = set(instances)
-        self._members.clear()
-        self._states = {instance: state for instance, state in self._states.items() if instance in kept}
+        for instance in self._states.keys() - kept:
+            self.forget(instance)
 
     def address(self, instance: Instance) -> str | None:
         """The address that the instance advertises, whether or not it is ready."""
@@ -114,8 +144,10 @@ class Endpoints:
         if (known := self._members.get(marble_type)) is not None:
             return known
         found: dict[str, int] = {}
-        for (kind, _), state in self._states.items():
-            if kind == marble_type and state.ready and state.address is not None:
-                found[state.address] = max(found.get(state.address, UNKNOWN), UNKNOWN if state.kept else HEALTHY)
+        kept = self._kept.get(marble_type)
+        for instance, state in self._ready.get(marble_type, {}).items():
+            if state.address is not None:
+                health = UNKNOWN if instance == kept else HEALTHY
+                found[state.address] = max(found.get(state.address, UNKNOWN), health)
         members = self._members[marble_type] = tuple(sorted(found.items()))
         return members

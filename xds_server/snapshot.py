@@ -104,6 +104,10 @@ class Snapshot:
         self._shared_secrets: dict[Tags, Resources] = {}
         self._presented: dict[Tags, frozenset[str]] = {}
         self._gateway_routes = self._build_gateway_routes() if manifest.mesh.gateways else _NO_ROUTES
+        # By tag, which bounds it by the size of the manifest: 10 000 types may have one tag and all call each other.
+        self._calling: dict[str, list[str]] = {}
+        self._having: dict[str, list[str]] = {}
+        self._find_callers(manifest)
 
     # ---- what a type has in common
 
@@ -124,6 +128,19 @@ class Snapshot:
             clusters.append(self._once(CLUSTER, peer, partial(routes.outbound_cluster, peer, self._place)))
         keys = tuple(_endpoint_key(peer) for peer in outgoing if peer.addr in self._manifest.marbles)
         return Routes(_by_name(listeners), _by_name(clusters), keys)
+
+    def callers(self, marble_type: str) -> frozenset[str]:
+        """The types whose instances connect to instances of this one."""
+        tags = self._calling.get(marble_type, ())
+        return frozenset[str]().union(*(self._having.get(tag, ()) for tag in tags))
+
+    def _find_callers(self, manifest: Manifest) -> None:
+        for tag, entries in manifest.tls.items():
+            for called in {peer.addr for peer in entries.outgoing} & manifest.marbles.keys():
+                self._calling.setdefault(called, []).append(tag)
+        for name, marble in manifest.marbles.items():
+            for tag in marble.tls:
+                self._having.setdefault(tag, []).append(name)
 
     def gateway_routes(self) -> Routes:
         """Clusters of every port of every Marble type, without TLS and without listeners."""

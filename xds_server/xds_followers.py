@@ -81,7 +81,7 @@ class Followers:
             self._metrics.failures.labels("internal").inc()
             self._log.error("xds server task failed, changes are no longer pushed", exc_info=fault)
 
-    def _on_change(self) -> None:
+    def _on_change(self, _who: object = None) -> None:
         self._hear()
         if not self._changed_at:
             self._changed_at = time.monotonic()

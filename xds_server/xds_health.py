@@ -56,7 +56,7 @@ class Health:
         serving = self._mesh.ca is not None and not self._stopping
         return HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING
 
-    def _wake(self) -> None:
+    def _wake(self, _who: object = None) -> None:
         for event in self._watchers:
             event.set()
 

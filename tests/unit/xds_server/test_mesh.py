@@ -263,7 +263,7 @@ def test_a_new_endpoint_serialises_one_list_for_all_who_use_it() -> None:
 def test_watchers_hear_of_every_change() -> None:
     place = town()
     heard: list[int] = []
-    stop = place.mesh.watch(lambda: heard.append(place.mesh.version))
+    stop = place.mesh.watch(lambda _: heard.append(place.mesh.version))
     place.activate("web")
     assert len(heard) == 1
     stop()

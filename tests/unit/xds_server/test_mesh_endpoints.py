@@ -87,3 +87,21 @@ def test_an_instance_without_address_is_no_member() -> None:
     endpoints.connected(A, None)
     endpoints.ready(A)
     assert endpoints.members("web") == ()
+
+
+def test_only_types_whose_members_changed_are_named() -> None:
+    endpoints = serving(A, B, ("voting", "c"), ("voting", "d"), ("log", "e"))
+    endpoints.disconnected(A, T0)
+    endpoints.disconnected(("voting", "c"), T0 + GRACE)
+    assert endpoints.expire(T0 + GRACE) == {"web"}
+    assert endpoints.expire(T0 + 2 * GRACE) == {"voting"}
+
+
+def test_an_instance_is_absent_within_its_grace_and_not_beyond() -> None:
+    endpoints = serving(A)
+    assert not endpoints.absent(T0)
+    endpoints.disconnected(A, T0)
+    assert endpoints.absent(T0)
+    assert not endpoints.absent(T0 + GRACE)
+    endpoints.connected(A, None)
+    assert not endpoints.absent(T0)

@@ -72,7 +72,7 @@ def test_first_both_roots_then_new_identities_then_the_new_root_alone() -> None:
     place = town()
     web = place.activate("web")
     old, told = place.ca, []
-    place.mesh.watch(lambda: told.append(place.mesh.rotation.phase))
+    place.mesh.watch(lambda _: told.append(place.mesh.rotation.phase))
     place.update()
     assert place.mesh.rotation.phase is Phase.INTRODUCE
     assert roots(place, web) == (old.marble_root, place.ca.marble_root)

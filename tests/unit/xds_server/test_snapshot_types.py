@@ -94,7 +94,7 @@ def test_a_port_that_names_nobody_is_marked_anew_when_no_certificate_of_a_gone_t
         assert marks(town, uuid) == before
         assert go_on(town) is phase
     told: list[str] = []
-    town.mesh.watch(lambda: told.append("changed"))
+    town.mesh.watch(lambda _: told.append("changed"))
     assert go_on(town) is Phase.SETTLED
     after = marks(town, uuid)
     assert told
