@@ -70,6 +70,7 @@ class Csds:
             raise RpcError("INVALID_ARGUMENT", "request is not a valid client status request") from None
         if request.node_matchers:
             raise RpcError("INVALID_ARGUMENT", "node matchers are not supported: every client is shown its own streams")
+        self._mesh.check_node(client, request.node)
         await self._turn(client)
         return client_configs(self._streams.of(client))
 

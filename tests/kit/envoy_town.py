@@ -15,11 +15,12 @@ from tests.kit.envoy import grpc_cluster
 from tests.kit.xds_mesh import Town
 from tests.kit.xds_port import xds_server
 from xds_server.ads import XdsServer
+from xds_server.xds_limits import XdsLimits
 
 
 @asynccontextmanager
-async def serving(town: Town) -> AsyncIterator[tuple[XdsServer, int]]:
-    server = xds_server(town.mesh)
+async def serving(town: Town, limits: XdsLimits | None = None) -> AsyncIterator[tuple[XdsServer, int]]:
+    server = xds_server(town.mesh, limits=limits)
     port = await server.start("127.0.0.1", 0, town.ca)
     try:
         yield server, port

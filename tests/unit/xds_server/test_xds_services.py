@@ -20,7 +20,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from sds.identity import COORDINATOR_DNS_NAME
 from sds.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
-from sds.wire.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest
+from sds.wire.csds_pb2 import ClientStatusRequest
+from sds.wire.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, Node
 from tests.kit.xds_mesh import Town, manifest
 from tests.kit.xds_port import ADS, EDGE, TLS, Place, ask_whole, connected, opened, xds_server
 from xds_server.mesh import Mesh
@@ -248,6 +249,14 @@ async def test_client_status_on_a_stream_is_answered_request_by_request(place: P
         assert states == {"nobody": "DOES_NOT_EXIST", "default": "REQUESTED"}
         await call.write(b"\x0a\x00")  # a node matcher
         assert await asyncio.wait_for(call.code(), 10) is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_client_status_for_somebody_else_is_refused(place: Place) -> None:
+    web, other = place.town.activate("web"), place.town.activate("web")
+    async with place.of(web.identity) as channel:
+        request = ClientStatusRequest(node=Node(id=f"web/{other.uuid}"))
+        call = channel.unary_unary(f"{CSDS}/FetchClientStatus")(request.SerializeToString())
+        assert await call.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
 async def test_client_status_needs_an_identity_of_the_mesh(place: Place) -> None:
