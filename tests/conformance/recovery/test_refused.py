@@ -13,6 +13,7 @@ import pytest
 from tests.conformance.recovery.conftest import Deploy
 from tests.kit.client_api import Answer
 from tests.kit.deployment import ERROR, JSON, b64
+from tests.kit.key_owner import key_owner
 from tests.kit.outside import Outside
 from tests.kit.recovering import Deployment, owned, owners
 from tests.kit.sealed import join, parts
@@ -77,6 +78,22 @@ async def test_one_changed_bit_makes_a_share_a_false_one(lost: Deploy) -> None:
     assert_error(await made.upload("a", share[:-1] + bytes([share[-1] ^ 1])), USED)
 
 
+@pytest.mark.parametrize(("names", "threshold", "left"), [("ab", 0, [1]), ("abc", 2, [2, 1])], ids=["all", "threshold"])
+async def test_shares_that_together_open_nothing_are_refused_when_all_have_come(
+    deploy: Deploy, names: str, threshold: int, left: list[int]
+) -> None:
+    """The state was damaged; the hashes in clear were not."""
+    made = await deploy(names, threshold)
+    await made.site.stop()
+    data = made.site.file()
+    (made.site.state / "sealed_data").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    await made.site.start()
+    assert await made.upload_all(names[:-1]) == left
+    text = "the uploaded secrets together do not open the sealed state: upload all of them again"
+    assert_error(await made.upload(names[-1]), text)
+    assert await made.upload_all(names[:-1]) == left, "all of them again"
+
+
 async def test_shares_from_before_the_keys_were_changed_are_worthless(deploy: Deploy) -> None:
     made = await deploy("abc", 2)
     assert await made.update(owned(made.owners), made.owners) is not None
@@ -129,6 +146,21 @@ async def test_below_that_each_signature_must_be_of_another_owner(lost: Deploy, 
     assert_error(answer, "no matching recovery public key found for recovery key")
     assert await made.outside.status() == 1
     assert await made.upload_all("cb") == [2, 0]
+
+
+async def test_one_signature_does_not_count_for_two_recovery_keys_that_are_the_same(tmp_path: Path) -> None:
+    owner = key_owner(tmp_path)
+    async with site(tmp_path) as running:
+        answer = await running.outside.set_manifest(owned({"a": owner, "b": owner}))
+        secrets = [owner.decrypt(text) for text in answer.data["RecoverySecrets"].values()]
+        await running.stop()
+        (running.state / "sealed_key").unlink()
+        outside = await running.start()
+        await outside.recover(secrets[0], owner.sign(secrets[0]))
+        refused = await outside.recover(secrets[1], b"")
+        assert_error(refused, 'no matching recovery key found for recovery public key "b"')
+        answers = [await outside.recover(secret, owner.sign(secret)) for secret in secrets]
+        assert [answer.data["remaining"] for answer in answers] == [1, 0]
 
 
 async def test_a_false_signature_is_found_when_the_key_is_complete(lost: Deploy) -> None:

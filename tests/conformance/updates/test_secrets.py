@@ -91,6 +91,25 @@ async def test_a_certificate_is_new_and_the_old_one_previous(
     assert (await updated(serve, definition, definition, **config)).old_is_previous
 
 
+@pytest.mark.parametrize("definition", [KEY, OWN, CERT], ids=["shared key", "per Marble", "certificate"])
+async def test_previous_is_the_value_before_the_last_update_that_made_a_new_one(
+    serve: Serve, definition: Definition
+) -> None:
+    raws = [raw("alice", Secrets={"s": definition}, Marbles=marbles(name), **ROTATE) for name in ("a", "b")]
+    outside = (await serve(raw("alice", Secrets={"s": definition}))).outside
+    values = []
+    for update in raws:
+        assert (await outside.update(update)).status == 200
+        values.append(await outside.activate())
+    assert values[1]["previous_s"] == values[0]["s"] != values[0]["previous_s"]
+
+
+def marbles(more: str) -> dict[str, object]:
+    """`web`, which shows the secret, and one more."""
+    env = {"s": "{{ hex .Secrets.s }}", "previous_s": "{{ hex .Previous.Secrets.s }}"}
+    return {"web": {"Package": "app", "Parameters": {"Env": env}}, more: {"Package": "app"}}
+
+
 async def test_the_certificate_s_template_is_no_part_of_its_definition(serve: Serve) -> None:
     assert (await updated(serve, CERT, CERT | {"Cert": {"Subject": {"CommonName": "new"}}})).old_is_previous
 
@@ -208,3 +227,6 @@ async def test_the_root_secret_changes_with_rotate_root_secret_only_and_the_old_
     assert (previous, second == first, len(second)) == (first, False, 32)
     await running.outside.update(raw("alice"))
     assert roots() == (second, first)
+    await running.outside.update(raw("alice", **ROTATE))
+    third, previous = roots()
+    assert (previous, third in (first, second)) == (second, False)
