@@ -17,6 +17,8 @@ class Limits:
     endpoint_wait: float = 5.0
     # How long the last bytes of a closing connection may stand still before it is cut off.
     linger: float = 30.0
+    # How long connections of a listener that is no longer there may go on.
+    drain: float = 10.0
     # A connection costs two descriptors and about 60 KB with TLS: 8192 are 0.5 GB and 16 k descriptors at most.
     connections: int = 8192
     # One core does about 500 handshakes a second, so that more than 512 at once would only make each of them slower.

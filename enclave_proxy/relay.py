@@ -20,7 +20,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
@@ -32,6 +32,7 @@ from enclave_proxy.limits import Limits
 from enclave_proxy.listener import Listener, Serving, bind
 from enclave_proxy.listener import RelayError as RelayError
 from enclave_proxy.live import Joined, Live, rule_of
+from enclave_proxy.open_connections import OpenConnections
 from enclave_proxy.pump import Half, splice
 from enclave_proxy.relay_config import Address, Inbound, Membership, Outbound, RelayConfig, TcpAddress
 from enclave_proxy.task_set import TaskSet
@@ -42,6 +43,7 @@ from sds.tls import client_context, server_context
 Route = Inbound | Outbound
 # A listener is known by what it is bound to; port 0 means a new port, so that the name has to tell two of them apart.
 Key = tuple[Address, str]
+Bind = Callable[[Address], socket.socket]
 
 _SNI = re.compile(r"[A-Za-z0-9_.-]{0,253}")
 
@@ -65,9 +67,12 @@ class _Plan:
 class Relay:
     """One data plane. Make it and use it inside one running event loop."""
 
-    def __init__(self, log: Log, limits: Limits | None = None) -> None:
+    def __init__(self, log: Log, limits: Limits | None = None, bind: Bind = bind) -> None:
         self.counters = RelayCounters()
         self._log = log
+        self._bind = bind
+        self._open = OpenConnections[Listener]()
+        self._inbound_closed = False
         self._limits = limits or Limits()
         self._listeners: dict[Key, Listener] = {}
         self._live = Live()
@@ -92,11 +97,13 @@ class Relay:
 
         Listeners that stay keep their sockets and connections, and use the new routes and identities for what they
         accept from now on; connections whose peers they no longer allow end. Listeners that go stop accepting; their
-        connections live on.
+        connections may end by themselves for `limits.drain` seconds, then they are cut off.
         """
         async with self._applying:
             if self._closed:
                 raise RelayError("the relay is closed")
+            if self._inbound_closed:
+                config = replace(config, inbound=())
             try:
                 plan = self._plan(config)
             except RelayError:
@@ -105,6 +112,19 @@ class Relay:
             gone = self._swap(plan)
             for listener in gone:
                 await listener.close()
+            if gone:
+                self._accepting.spawn(self._open.end(gone.__contains__, self._limits.drain))
+
+    async def close_inbound(self, drain: float) -> None:
+        """Accept nothing from peers any more, let what they have open end by itself for `drain` seconds, then cut off
+        the rest. What the app opens goes on. Calling it again with a shorter time, or 0, is how not to wait."""
+        async with self._applying:
+            self._inbound_closed = True
+            for key, listener in list(self._listeners.items()):
+                if isinstance(listener.serving.route, Inbound):
+                    del self._listeners[key]
+                    await listener.close()
+        await self._open.end(lambda listener: isinstance(listener.serving.route, Inbound), drain)
 
     def update_membership(self, membership: Membership) -> None:
         """Who is not part of the mesh (any more): whatever configuration is in force, nothing is accepted from them or
@@ -140,7 +160,7 @@ class Relay:
                 plan.serving[key] = self._serving(key, route, contexts)
             for key, serving in plan.serving.items():
                 if key not in self._listeners:
-                    plan.fresh[key] = Listener(bind(key[0]), key[0], serving)
+                    plan.fresh[key] = Listener(self._bind(key[0]), key[0], serving)
         except BaseException:
             for listener in plan.fresh.values():
                 listener.abandon()
@@ -211,7 +231,9 @@ class Relay:
             connection.close()
             raise
         # Taken after the wait, and used as one value for everything that follows.
-        self._connections.spawn(self._connection(connection, listener, listener.serving, slots))
+        self._open.add(
+            listener, self._connections.spawn(self._connection(connection, listener, listener.serving, slots))
+        )
 
     async def _connection(
         self, connection: socket.socket, listener: Listener, serving: Serving, slots: asyncio.Semaphore
