@@ -50,8 +50,8 @@ class XdsServer:
         self._transport = transport
         self._log = log
         self._metrics = metrics
-        self._streams = Streams(mesh, limits, log, metrics, identifier)
         self._gate = Gate(limits, log, metrics, time.monotonic)
+        self._streams = Streams(mesh, limits, log, metrics, identifier, self._gate.judge)
         self._followers = Followers(
             mesh,
             self._streams,

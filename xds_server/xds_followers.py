@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Coroutine
 
 from xds_server.mesh import Mesh
+from xds_server.mesh_changes import NOBODY, Concerned
 from xds_server.rotation import Phase
 from xds_server.xds_convergence import Change
 from xds_server.xds_gate import Gate
@@ -19,7 +20,7 @@ from xds_server.xds_streams import Streams
 # Changes come in bursts (a renewal of all identities, a deployment): wait for a pause, but not for ever.
 QUIET_SECONDS = 0.020
 MAX_DELAY_SECONDS = 0.500
-# How often a rotation looks whether everybody has answered: 3 us per stream, nothing while there is none.
+# How often a rotation looks whether everybody has answered.
 LOOK_SECONDS = 0.05
 
 
@@ -48,6 +49,7 @@ class Followers:
         self._look_seconds = look_seconds
         self._changed = asyncio.Event()
         self._changed_at = 0.0
+        self._concerned = NOBODY
         self._expiry = asyncio.Event()
         self._rotating = asyncio.Event()
         self._unwatch: Callable[[], object] = lambda: None
@@ -81,8 +83,9 @@ class Followers:
             self._metrics.failures.labels("internal").inc()
             self._log.error("xds server task failed, changes are no longer pushed", exc_info=fault)
 
-    def _on_change(self, _who: object = None) -> None:
+    def _on_change(self, who: Concerned) -> None:
         self._hear()
+        self._concerned |= who
         if not self._changed_at:
             self._changed_at = time.monotonic()
         self._changed.set()
@@ -97,11 +100,15 @@ class Followers:
             await self._pause()
             self._before_push()
             began, self._changed_at = self._changed_at, 0.0
-            self._metrics.debounce_seconds.observe(time.monotonic() - began)
+            who, self._concerned = self._concerned, NOBODY
+            told = time.monotonic()
+            self._metrics.debounce_seconds.observe(told - began)
             change = Change(began, self._metrics.convergence_seconds.observe)
-            for session in self._streams.open:
-                session.changed(change)
+            self._streams.open.tell(who, change, rotating=self._mesh.rotation.phase is not Phase.SETTLED)
             change.all_told()
+            await self._streams.open.all_pushed()
+            # Where pushes take longer than the pauses between changes, half of the time is for everything else.
+            await asyncio.sleep(min(time.monotonic() - told, MAX_DELAY_SECONDS))
 
     async def _pause(self) -> None:
         """Until nothing changed for the quiet time, or the longest delay has passed."""
@@ -123,6 +130,7 @@ class Followers:
         while True:
             if self._mesh.rotation.phase is Phase.SETTLED:
                 self._metrics.rotation_phase.set(Phase.SETTLED)
+                self._streams.open.behind.clear()
                 self._rotating.clear()
                 await self._rotating.wait()
             else:
@@ -132,7 +140,7 @@ class Followers:
     def _advance_rotation(self) -> None:
         before = self._mesh.rotation
         self._metrics.rotation_phase.set(before.phase)
-        answered = all(session.trusts_as_told for session in self._streams.open)
+        answered = not self._concerned and not self._streams.open.behind
         if not self._mesh.advance(answered=answered):
             return
         after = self._mesh.rotation

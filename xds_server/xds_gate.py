@@ -14,17 +14,17 @@ import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 
 from sds.discovery import ProtocolError
 from xds_server.mesh import AccessDenied
-from xds_server.rpc import Call, CallEnded, Handler, RpcError
+from xds_server.rpc import Call, CallEnded, Handler, Receiver, RpcError
 from xds_server.xds_admission import Admission, Bucket, Overloaded
 from xds_server.xds_limits import XdsLimits
 from xds_server.xds_metrics import XdsMetrics
+from xds_server.xds_passed import Passed
 from xds_server.xds_record import Log
 
-_BYTES_PER_TOKEN = 4096
 _GOODBYE_SECONDS = 0.2
 # Of the log, for one reason: whoever is refused can come back at once, and again.
 _LINES_PER_SECOND = 1.0
@@ -87,26 +87,31 @@ class Gate:
     def guard(self, serve: Handler, *, at_once: bool = False) -> Handler:
         """The handler that the transport gets. `at_once`: cheap enough never to wait."""
 
-        async def handle(call: Call) -> None:
+        async def handle(call: Call) -> Receiver | None:
             try:
-                await self._enter(call, serve, at_once=at_once)
-            except AccessDenied as e:
-                self._metrics.denied.labels(e.reason).inc()
-                self._say("xds client denied", e.reason, call, e)
-                raise RpcError(e.status, str(e)) from None
-            except ProtocolError as e:
-                self._metrics.failures.labels(e.status.lower()).inc()
-                if not self._stopping:
-                    self._say("xds stream ended", e.status.lower(), call, e)
-                raise RpcError(e.status, str(e)) from None
-            except (CallEnded, RpcError):
-                raise
-            except Exception as e:  # a bug: one stream ends, the others go on; its text stays here
-                self._metrics.failures.labels("internal").inc()
-                self._log.error("xds stream failed", peer=call.peer, exc_info=e)
-                raise RpcError("INTERNAL", "internal error") from None
+                return await self._enter(call, serve, at_once=at_once)
+            except Exception as e:
+                raise self.judge(e, call) from None
 
         return handle
+
+    def judge(self, error: Exception, call: Call) -> Exception:
+        """What to raise for something that a service has raised: what the client may hear of it. Counted and logged."""
+        if isinstance(error, AccessDenied):
+            self._metrics.denied.labels(error.reason).inc()
+            self._say("xds client denied", error.reason, call, error)
+            return RpcError(error.status, str(error))
+        if isinstance(error, ProtocolError):
+            self._metrics.failures.labels(error.status.lower()).inc()
+            if not self._stopping:
+                self._say("xds stream ended", error.status.lower(), call, error)
+            return RpcError(error.status, str(error))
+        if isinstance(error, CallEnded | RpcError):
+            return error
+        # A bug: one stream ends, the others go on; its text stays here.
+        self._metrics.failures.labels("internal").inc()
+        self._log.error("xds stream failed", peer=call.peer, exc_info=error)
+        return RpcError("INTERNAL", "internal error")
 
     def _say(self, event: str, reason: str, call: Call, error: Exception) -> None:
         """One line, unless there are very many: then a few, with the number of those that were left out."""
@@ -119,23 +124,30 @@ class Gate:
         more = {"unsaid": left_out} if (left_out := self._unsaid.pop(reason, 0)) else {}
         self._log.info(event, reason=reason, peer=call.peer, error=str(error), **more)
 
-    async def _enter(self, call: Call, serve: Handler, *, at_once: bool) -> None:
+    async def _enter(self, call: Call, serve: Handler, *, at_once: bool) -> Receiver | None:
         if call.certificate_der is None:
             raise AccessDenied("UNAUTHENTICATED", "no_certificate", "no usable client certificate")
         who = hashlib.sha256(call.certificate_der).digest()[:16]
         if self._open[who] >= self._limits.streams_per_client:
             raise AccessDenied("RESOURCE_EXHAUSTED", "too_many_streams", "too many streams of this client")
         self._open[who] += 1
+        receiver = None
         try:
             if not at_once:
                 await self._turn()
             if self._stopping:
                 raise stopping()
-            await serve(_Metered(call, self._share(who), self._clock))
+            passed = Passed(call, self._share(who), self._clock, self.judge)
+            receiver = await serve(passed)
         finally:
-            self._open[who] -= 1
-            if not self._open[who]:
-                del self._open[who]
+            if receiver is None:
+                self._left(who)
+        return None if receiver is None else passed.hand_over(receiver, partial(self._left, who))
+
+    def _left(self, who: bytes) -> None:
+        self._open[who] -= 1
+        if not self._open[who]:
+            del self._open[who]
 
     async def _turn(self) -> None:
         try:
@@ -148,52 +160,6 @@ class Gate:
             limits = self._limits
             share = self._shares[who] = Bucket(limits.requests, limits.requests_burst, self._clock())
         return share
-
-
-@dataclass(slots=True)
-class _Metered:
-    """A Call whose next request is read when the client's share has room for the one before: the transport's flow
-    control holds the client back meanwhile."""
-
-    _call: Call
-    _share: Bucket
-    _clock: Callable[[], float]
-    _debt: float = 0.0
-
-    @property
-    def method(self) -> str:
-        return self._call.method
-
-    @property
-    def peer(self) -> str:
-        return self._call.peer
-
-    @property
-    def certificate_der(self) -> bytes | None:
-        return self._call.certificate_der
-
-    async def write(self, body: bytes) -> None:
-        await self._call.write(body)
-
-    def send(self, body: bytes) -> bool:
-        return self._call.send(body)
-
-    def pause(self) -> None:
-        self._call.pause()
-
-    def resume(self) -> None:
-        self._call.resume()
-
-    def finish(self, error: RpcError | None = None) -> None:
-        self._call.finish(error)
-
-    async def read(self) -> bytes | None:
-        if self._debt:
-            await asyncio.sleep(self._debt)
-        body = await self._call.read()
-        if body is not None:
-            self._debt = self._share.owe(1 + len(body) // _BYTES_PER_TOKEN, self._clock())
-        return body
 
 
 def stopping() -> ProtocolError:

@@ -133,6 +133,10 @@ class StreamRecord:
         """The client did not read a response in time."""
         self._metrics.write_timeouts.inc()
 
+    def aged(self) -> None:
+        """The stream is old enough to end."""
+        self._metrics.aged.inc()
+
     def unresolved(self, fault: Exception) -> None:
         """The DNS name under which the client says that it can be reached has no address."""
         client = str(self.client)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The discovery services of the xDS port, and every stream that is open.
+"""The discovery services of the xDS port: from a call to an open stream, and what ends one.
 
-    Call ─► authenticate (the certificate, nothing else) ─► Session, until it ends
+    Call ─► authenticate (the certificate, nothing else) ─► Session.begin ─► OpenStreams, until it ends
 
 Aggregated, and per type for secrets, listeners, clusters, endpoints and routes; each state of the world and
 incremental. The unary `Fetch…` methods are for polling clients and are not served (UNIMPLEMENTED).
@@ -9,25 +9,28 @@ incremental. The unary `Fetch…` methods are for polling clients and are not se
 
 from __future__ import annotations
 
-import math
 import random
 import secrets
+import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from cryptography import x509
+from prometheus_client import Gauge
 
 from sds.discovery import DeltaStream, ProtocolError, SotwStream, Stream
 from sds.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
 from sds.x509_errors import X509_ERRORS
 from xds_server.mesh import AccessDenied, Client, Mesh
-from xds_server.rpc import Call, Handler
+from xds_server.rotation import Phase
+from xds_server.rpc import Call, Handler, RpcError
 from xds_server.xds_gate import stopping
 from xds_server.xds_limits import XdsLimits
 from xds_server.xds_metrics import XdsMetrics
+from xds_server.xds_open import OpenStreams
+from xds_server.xds_passed import Judge
 from xds_server.xds_record import ClientStatus, Log, StreamRecord
-from xds_server.xds_session import Peer, Ports, Session
+from xds_server.xds_session import Peer, Session
 
 
 def _methods(noun: str, type_url: str) -> dict[str, tuple[type[Stream], str]]:
@@ -55,22 +58,19 @@ def authenticate(call: Call, mesh: Mesh) -> Peer:
 
 
 class Streams:
-    """All open streams of one port."""
+    """All open streams of one port. `judge` (of the gate) says how a stream ends whose push has raised something."""
 
-    def __init__(self, mesh: Mesh, limits: XdsLimits, log: Log, metrics: XdsMetrics, identifier: str) -> None:
+    def __init__(
+        self, mesh: Mesh, limits: XdsLimits, log: Log, metrics: XdsMetrics, identifier: str, judge: Judge
+    ) -> None:
         self._mesh = mesh
         self._limits = limits
         self._log = log
         self._metrics = metrics
         self._identifier = identifier
-        self._leave_at: dict[Session, float] = {}
-        self._count: Counter[Client] = Counter()
+        self._judge = judge
+        self.open = OpenStreams(self._end)
         self.on_end: Callable[[], None] = lambda: None
-
-    @property
-    def open(self) -> Collection[Session]:
-        """Every session that runs."""
-        return self._leave_at.keys()
 
     def status(self) -> tuple[ClientStatus, ...]:
         """Every open stream: who has what, and who rejected what."""
@@ -78,31 +78,28 @@ class Streams:
 
     def of(self, client: Client) -> tuple[ClientStatus, ...]:
         """The streams of one client."""
-        return tuple(sorted((s.status for s in self.open if s.client == client), key=lambda s: s.since))
+        return tuple(sorted((s.status for s in self.open.of(client)), key=lambda s: s.since))
 
     def stop(self) -> None:
         """End all streams; clients are told to come back."""
-        for session in self.open:
-            session.end(stopping())
+        for session in tuple(self.open):
+            self._end(session, stopping())
 
     def look(self) -> None:
         """End streams that are old enough, and those of clients that do not answer, or that ask for too much in all.
         Called every few seconds."""
         now = time.monotonic()
-        names = Counter[Client]()
-        for session in self.open:
-            names[session.client] += sum(count for _, count in session.subscriptions)
-        for session, leave_at in self._leave_at.items():
-            if names[session.client] > self._limits.names_per_client:
-                text = f"more than {self._limits.names_per_client} subscribed resource names of one client"
-                session.end(ProtocolError("RESOURCE_EXHAUSTED", text))
-            elif session.record.unanswered_for(now) > self._limits.answer:
-                self._metrics.ack_timeouts.inc()
-                session.end(ProtocolError("DEADLINE_EXCEEDED", "the client does not answer the responses that it gets"))
-            elif now >= leave_at:
-                self._metrics.aged.inc()
-                self._leave_at[session] = math.inf
-                session.leave()
+        most = self._limits.names_per_client
+        for sessions in tuple(self.open.of_several()):
+            if sum(count for session in sessions for _, count in session.subscriptions) > most:
+                for session in sessions:
+                    text = f"more than {most} subscribed resource names of one client"
+                    self._end(session, ProtocolError("RESOURCE_EXHAUSTED", text))
+        for session in self.open.silent(now, self._limits.answer):
+            self._metrics.ack_timeouts.inc()
+            text = "the client does not answer the responses that it gets"
+            self._end(session, ProtocolError("DEADLINE_EXCEEDED", text))
+        self.open.look(now)
 
     def handlers(self) -> dict[str, Handler]:
         """By full method path."""
@@ -113,39 +110,59 @@ class Streams:
         }
 
     def _handler(self, kind: type[Stream], implied_type: str) -> Handler:
-        async def handle(call: Call) -> None:
-            await self._serve(call, kind, implied_type)
+        async def handle(call: Call) -> Session | None:
+            return await self._serve(call, kind, implied_type)
 
         return handle
 
-    async def _serve(self, call: Call, kind: type[Stream], implied_type: str) -> None:
+    async def _serve(self, call: Call, kind: type[Stream], implied_type: str) -> Session | None:
         peer = authenticate(call, self._mesh)
         client = peer.client
-        if self._count[client] >= self._limits.streams_per_client:  # it may have two certificates
+        if len(self.open.of(client)) >= self._limits.streams_per_client:  # it may have two certificates
             raise AccessDenied("RESOURCE_EXHAUSTED", "too_many_streams", "too many streams of this client")
+        session = self._session(call, peer, kind, implied_type)
+        self.open.add(session)
+        self._gauge(session).inc()
+        session.news = self._heard
+        began = False
+        try:
+            began = await session.begin()
+        finally:
+            if not began:
+                session.closed()
+        if not began:
+            return None
+        if self._mesh.rotation.phase is not Phase.SETTLED and not session.trusts_as_told:
+            self.open.behind.add(session)
+        self.open.look_at(session)
+        return session
+
+    def _session(self, call: Call, peer: Peer, kind: type[Stream], implied_type: str) -> Session:
         stream = kind(
             identifier=self._identifier,
             nonce_prefix=f"{secrets.token_hex(4)}-",
             implied_type=implied_type,
-            entitled=client.entitled,
+            entitled=peer.client.entitled,
         )
         variant = kind.__name__.removesuffix("Stream").lower()
-        method = call.method.rpartition("/")[2]
-        record = StreamRecord(client, method, variant, self._mesh.now(), self._log, self._metrics)
-        session = Session(peer, stream, Ports(call.read, call.write, self._limits.patience), self._mesh, record)
-        gauge = self._metrics.streams.labels(variant, client.role.value)
-        self._leave_at[session] = time.monotonic() + self._lifetime()
-        self._count[client] += 1
-        gauge.inc()
-        try:
-            await session.run()
-        finally:
-            gauge.dec()
-            del self._leave_at[session]
-            self._count[client] -= 1
-            if not self._count[client]:
-                del self._count[client]
+        method = sys.intern(call.method.rpartition("/")[2])
+        record = StreamRecord(peer.client, method, variant, self._mesh.now(), self._log, self._metrics)
+        leave_at = time.monotonic() + self._lifetime()
+        return Session(peer, stream, call, self._mesh, record, patience=self._limits.patience, leave_at=leave_at)
+
+    def _heard(self, session: Session) -> None:
+        if session.over:
+            self._gauge(session).dec()
             self.on_end()
+        self.open.heard(session)
+
+    def _gauge(self, session: Session) -> Gauge:
+        return self._metrics.streams.labels(session.record.variant, session.client.role.value)
+
+    def _end(self, session: Session, error: Exception) -> None:
+        verdict = self._judge(error, session.call)
+        if isinstance(verdict, RpcError):
+            session.call.finish(verdict)
 
     def _lifetime(self) -> float:
         jitter = self._limits.age_jitter
