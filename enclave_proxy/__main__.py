@@ -82,7 +82,28 @@ def run(
     socket_allow_gids: Annotated[str | None, _option(settings.SOCKET_GIDS, "The same, by group.", "GIDS")] = None,
     admin_addr: Annotated[str | None, _option(settings.ADMIN, "127.0.0.1:15090, or off.", "HOST:PORT")] = None,
     relay: Annotated[str | None, _option(settings.RELAY, "off: a co-located Envoy carries the data.", "on|off")] = None,
-    drain_seconds: Annotated[str | None, _option(settings.DRAIN, "From SIGTERM to SIGKILL, 10.", "SECONDS")] = None,
+    concurrency: Annotated[
+        str | None, _option(settings.CONCURRENCY, "Processes that relay, 1; under SGX never more.", "N")
+    ] = None,
+    restart: Annotated[
+        str | None, _option(settings.RESTART, "When the app ends: never (default), on-failure or always.", "POLICY")
+    ] = None,
+    app_timeout: Annotated[
+        str | None, _option(settings.APP_TIMEOUT, "Readiness waits for the app to listen, 30; 0: not.", "SECONDS")
+    ] = None,
+    drain: Annotated[
+        str | None, _option(settings.DRAIN, "On SIGTERM: for peers' connections to end, 10.", "SECONDS")
+    ] = None,
+    app_grace: Annotated[
+        str | None, _option(settings.APP_GRACE, "After that: the app, from SIGTERM to SIGKILL, 10.", "SECONDS")
+    ] = None,
+    offline_state: Annotated[
+        str | None,
+        _option(settings.OFFLINE_STATE, "Sealed, for a start without Coordinator, UUID_FILE.offline.", "FILE"),
+    ] = None,
+    offline_after: Annotated[
+        str | None, _option(settings.OFFLINE_AFTER, "Ask the Coordinator for so long before that, 10.", "SECONDS")
+    ] = None,
     simulation: Annotated[bool, _switch(settings.SIMULATION, "No TEE: quotes prove nothing.")] = False,
     simulated_platform: Annotated[str | None, _option(settings.SIMULATED_PLATFORM, "Its state.", "DIR")] = None,
     simulated_enclave: Annotated[str | None, _option(settings.SIMULATED_ENCLAVE, "What to pretend.", "JSON")] = None,
@@ -94,6 +115,9 @@ def run(
     debug: Annotated[bool, _switch(settings.DEBUG, "The same as --log-level debug.")] = False,
 ) -> None:
     """Prove this Marble to the Coordinator, start CMD, and carry its traffic in mTLS.
+
+    SIGTERM, SIGINT and SIGQUIT end it in order: not ready any more and nothing new accepted, peers' connections end by
+    themselves (--drain), then the app is told and ends (--app-grace). A second signal ends the stage that it is in.
 
     The app's own program comes from the manifest (Parameters.Argv) if it has one there, else it is CMD. Exits with the
     app's status (128+n if signal n killed it); 2 for wrong settings, 127 if there is no such program, 1 for the rest.

@@ -16,7 +16,18 @@ from pathlib import Path
 from typing import Literal, Self, TypeVar, cast
 
 from enclave_proxy.errors import ConfigError
+from enclave_proxy.lifecycle_settings import (
+    DEFAULT_APP_GRACE,
+    DEFAULT_APP_TIMEOUT,
+    DEFAULT_DRAIN,
+    DEFAULT_OFFLINE_AFTER,
+    LifecycleSettings,
+    parse_concurrency,
+    parse_restart,
+    parse_seconds,
+)
 from enclave_proxy.local_path import MAX_PATH, MODE
+from enclave_proxy.restarts import RestartPolicy
 from enclave_proxy.socket_settings import SocketSettings, parse_id, parse_ids, parse_mode
 
 T = TypeVar("T")
@@ -93,7 +104,13 @@ SOCKET_UIDS = Setting("EDG_MARBLE_SOCKET_ALLOW_UIDS", "socket-allow-uids")
 SOCKET_GIDS = Setting("EDG_MARBLE_SOCKET_ALLOW_GIDS", "socket-allow-gids")
 ADMIN = Setting("EDG_MARBLE_ADMIN_ADDR", "admin-addr")
 RELAY = Setting("EDG_MARBLE_RELAY", "relay")
-DRAIN = Setting("EDG_MARBLE_DRAIN_SECONDS", "drain-seconds")
+DRAIN = Setting("EDG_MARBLE_DRAIN", "drain")
+APP_GRACE = Setting("EDG_MARBLE_APP_GRACE", "app-grace")
+APP_TIMEOUT = Setting("EDG_MARBLE_APP_TIMEOUT", "app-timeout")
+RESTART = Setting("EDG_MARBLE_RESTART", "restart")
+CONCURRENCY = Setting("EDG_MARBLE_CONCURRENCY", "concurrency")
+OFFLINE_STATE = Setting("EDG_MARBLE_OFFLINE_STATE", "offline-state")
+OFFLINE_AFTER = Setting("EDG_MARBLE_OFFLINE_AFTER", "offline-after")
 SIMULATION = Setting("EDG_MARBLE_SIMULATION", "simulation")
 SIMULATED_PLATFORM = Setting("EDG_SIMULATED_PLATFORM_DIR", "simulated-platform")
 SIMULATED_ENCLAVE = Setting("EDG_SIMULATED_ENCLAVE", "simulated-enclave")
@@ -123,7 +140,9 @@ class WorkerConfig:
     sockets: SocketSettings
     admin: HostPort | None
     relay: bool
-    drain: float  # seconds
+    lifecycle: LifecycleSettings
+    concurrency: int  # processes that relay, this one among them
+    offline_state: Path
     simulation: bool
     simulated_platform: Path | None  # None: the user's default
     simulated_enclave: str | None  # JSON; None: derived from the marble type
@@ -188,13 +207,14 @@ def _read(reader: _Reader, command: tuple[str, ...], cwd: Path, runtime_dir: Pat
     names = reader.value(DNS_NAMES, own_names, _names)
     dns_names = tuple(name for name in names if not _is_ip(name))
     addresses = tuple(dict.fromkeys(("127.0.0.1", "::1", *(name for name in names if _is_ip(name)))))
+    uuid_file = cwd / reader.value(UUID_FILE, Path("uuid"), Path)
     run_dir = cwd / reader.value(RUN_DIR, runtime_dir / re.sub(r"[^-A-Za-z0-9_.]", "_", marble_type), Path)
     config = WorkerConfig(
         marble_type=marble_type,
         coordinator=coordinator,
         dns_names=dns_names,
         ip_addresses=addresses,
-        uuid_file=cwd / reader.value(UUID_FILE, Path("uuid"), Path),
+        uuid_file=uuid_file,
         xds=reader.value(XDS, HostPort(coordinator.host, DEFAULT_XDS_PORT), HostPort.parse),
         client_api=reader.value(CLIENT_API, HostPort(coordinator.host, DEFAULT_CLIENT_API_PORT), HostPort.parse),
         era_config=reader.value(ERA_CONFIG, None, _existing_file),
@@ -205,7 +225,9 @@ def _read(reader: _Reader, command: tuple[str, ...], cwd: Path, runtime_dir: Pat
         sockets=_sockets(reader, cwd, run_dir),
         admin=reader.value(ADMIN, DEFAULT_ADMIN, _admin),
         relay=reader.value(RELAY, True, _switch),
-        drain=reader.value(DRAIN, 10.0, _seconds),
+        lifecycle=_lifecycle(reader),
+        concurrency=reader.value(CONCURRENCY, 1, parse_concurrency),
+        offline_state=cwd / reader.value(OFFLINE_STATE, Path(f"{uuid_file}.offline"), Path),
         simulation=reader.value(SIMULATION, False, _switch),
         simulated_platform=reader.value(SIMULATED_PLATFORM, None, Path),
         simulated_enclave=reader.text(SIMULATED_ENCLAVE),
@@ -218,6 +240,16 @@ def _read(reader: _Reader, command: tuple[str, ...], cwd: Path, runtime_dir: Pat
     )
     _cross_check(reader, config)
     return config
+
+
+def _lifecycle(reader: _Reader) -> LifecycleSettings:
+    return LifecycleSettings(
+        drain=reader.value(DRAIN, DEFAULT_DRAIN, parse_seconds),
+        app_grace=reader.value(APP_GRACE, DEFAULT_APP_GRACE, parse_seconds),
+        app_timeout=reader.value(APP_TIMEOUT, DEFAULT_APP_TIMEOUT, parse_seconds),
+        restart=reader.value(RESTART, RestartPolicy.NEVER, parse_restart),
+        offline_after=reader.value(OFFLINE_AFTER, DEFAULT_OFFLINE_AFTER, parse_seconds),
+    )
 
 
 def _sockets(reader: _Reader, cwd: Path, run_dir: Path) -> SocketSettings:
@@ -264,6 +296,8 @@ def _cross_check(reader: _Reader, config: WorkerConfig) -> None:
         reader.problem(SDS_SOCKET, f"is also {WORKLOAD_SOCKET.names}: the latter serves both, set this one to `off`")
     if (contradiction := config.sockets.contradiction) is not None:
         reader.problem(SOCKET_UIDS if config.sockets.allow_uids else SOCKET_GIDS, contradiction)
+    if config.concurrency > 1 and not config.relay:
+        reader.problem(CONCURRENCY, f"has no use with {RELAY.names} off: there is nothing to relay")
     if config.simulated_enclave is not None and not config.simulation:
         reader.problem(SIMULATED_ENCLAVE, f"is set without {SIMULATION.names}: set that too, or unset this")
 
@@ -320,13 +354,6 @@ def _switch(text: str) -> bool:
     if text.lower() in _FALSE:
         return False
     raise ValueError(f"{text!r} is neither on nor off")
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds <= 3600:
-        raise ValueError(f"{text} is not within 0..3600 seconds")
-    return seconds
 
 
 def _log_format(text: str) -> Literal["json", "console"]:

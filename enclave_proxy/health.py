@@ -6,11 +6,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Protocol
 
+from enclave_proxy.app_state import AppState
 from enclave_proxy.counters import RelayCounters
 from enclave_proxy.identity_store import IdentityStore
 from enclave_proxy.local_counters import LocalCounters
 from enclave_proxy.session import Session
+from sds.logs import redact
+
+
+class Counting(Protocol):
+    """The part of the relay that is needed here."""
+
+    @property
+    def counters(self) -> RelayCounters:
+        """The numbers of all its processes together, as of now."""
 
 
 @dataclass(slots=True)
@@ -23,24 +34,38 @@ class Health:
     now: Callable[[], datetime]
     store: IdentityStore | None = None
     session: Session | None = None
-    counters: RelayCounters | None = None
+    relay: Counting | None = None
     sockets: list[LocalCounters] = field(default_factory=list)
-    app_running: bool = False
+    app: AppState = field(default_factory=AppState)
     ending: bool = False
     revoked: str = ""
 
+    @property
+    def counters(self) -> RelayCounters | None:
+        """What the relay has counted; None if there is no relay."""
+        return None if self.relay is None else self.relay.counters
+
     def not_ready(self) -> str | None:
-        """Why this Marble cannot serve, or None. The Coordinator's absence is no reason: traffic goes on without it."""
+        """What is missing for this Marble to serve, one line each, or None. The Coordinator's absence is no reason:
+        traffic goes on without it."""
         if self.revoked:
             return self.revoked
         if self.ending:
             return "ending"
         if self.store is None or self.session is None:
             return "no identity yet: waiting for the coordinator"
-        if self.store.credentials.identity.not_after <= self.now():
-            return "the identity has expired"
-        if not self.session.configured:
-            return "no configuration in force yet"
-        if not self.app_running:
-            return "the app is not running"
+        missing = (
+            "the identity has expired" if self.store.credentials.identity.not_after <= self.now() else None,
+            _not_configured(self.session),
+            self.app.not_ready(),
+        )
+        return "\n".join(line for line in missing if line is not None) or None
+
+
+def _not_configured(session: Session) -> str | None:
+    """Which of the listeners that were pushed are not live."""
+    if session.configured and not (waiting := session.waiting_listeners()):
         return None
+    why = redact(session.obstacle)
+    what = f"listeners not live: {', '.join(waiting)}" if session.configured else "no configuration in force yet"
+    return f"{what}: {why}" if why else what

@@ -92,6 +92,7 @@ class Session:
         self._log = log
         self._answered: set[str] = set()
         self._unapplied = False
+        self.obstacle = ""  # why what was pushed last is not in force
         self._membership = Membership()
         if relay is not None:
             self.client.subscribe(CLUSTER, ["*"])
@@ -103,6 +104,12 @@ class Session:
         """Has a first complete configuration been put in force? Without a relay: has the Coordinator confirmed us?"""
         return self.applied is not None if self._relay is not None else SECRET in self._answered
 
+    def waiting_listeners(self) -> list[str]:
+        """Accepted listeners that the relay does not have: something that they refer to is missing, or a port."""
+        if self._relay is None:
+            return []
+        return sorted(self.pushed.listeners.keys() - set(() if self.applied is None else _listeners(self.applied)))
+
     async def handle(self, update: Update) -> None:
         """Apply one response and queue its ACK or NACK. Raises nothing that a response could cause."""
         kind = short_name(update.type_url)
@@ -110,7 +117,7 @@ class Session:
             waiting = await self._apply(update)
         except (ProxyError, MaterialError) as error:
             self.status.nacks[kind] += 1
-            self.status.last_nack = str(error)
+            self.status.last_nack = self.obstacle = str(error)
             self._log.error("push refused", type=kind, reason=str(error), names=[r.name for r in update.resources][:20])
             self.client.nack(update, str(error))
             return
@@ -147,7 +154,8 @@ class Session:
             if update.type_url == LISTENER and CLUSTER in self._answered and _lacks_cluster(candidate, set(bodies)):
                 raise
             self.pushed = candidate
-            return str(missing)
+            self.obstacle = str(missing)
+            return self.obstacle
         await self._put_in_force(config, {*self._answered, update.type_url})
         self.pushed = candidate
         return ""
@@ -191,10 +199,11 @@ class Session:
         try:
             await self._put_in_force(build(pushed), self._answered)
         except MissingReference as missing:
-            return str(missing)
+            self.obstacle = str(missing)
+            return self.obstacle
         except ProxyError as error:
             self._unapplied = True
-            self.status.last_error = str(error)
+            self.status.last_error = self.obstacle = str(error)
             self._log.error("configuration cannot be put in force, the last one stays", reason=str(error))
             return str(error)
         return ""
@@ -209,7 +218,7 @@ class Session:
             news = self.applied is None or _listeners(config) != _listeners(self.applied)
             (self._log.info if news else self._log.debug)("configuration in force", listeners=_listeners(config))
             self.applied = config
-        self._unapplied = False
+        self._unapplied, self.obstacle = False, ""
 
     def _resubscribe(self) -> None:
         # Without listeners of our own nothing says which certificates of the manifest an Envoy here may ask for: all.

@@ -9,7 +9,7 @@ happen in time it starts all the same, with a warning: an app that waits for its
 there, and nothing is open that should not be.
 
 A Marble that the Coordinator turns out of the mesh (a manifest update, which no longer allows it) is cut off at once:
-listeners, connections, local socket. Its app is told to end (SIGTERM, after the drain time SIGKILL): it could reach
+listeners, connections, local socket. Its app is told to end (SIGTERM, after its grace SIGKILL): it could reach
 nobody any more, and still holds secrets that the manifest no longer gives it. The worker then exits with 1, as one that
 was refused at its activation does, so that a supervisor sees a failure and not an end.
 """
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import signal
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -33,17 +32,20 @@ from enclave_proxy.admin import Admin
 from enclave_proxy.apply import AppParameters, app_command, app_environment, write_files
 from enclave_proxy.backoff import Backoff
 from enclave_proxy.bootstrap import Activation, Activator, Credentials
-from enclave_proxy.child import Child
 from enclave_proxy.config import ERA_CONFIG, WorkerConfig
 from enclave_proxy.errors import ProxyError, Revoked
 from enclave_proxy.health import Health
 from enclave_proxy.identity_store import IdentityStore
 from enclave_proxy.instance import RunDirectory, load_or_create_uuid
+from enclave_proxy.limits import Limits
 from enclave_proxy.local_sockets import local_servers
 from enclave_proxy.relay import Relay
+from enclave_proxy.restarts import Restarts
 from enclave_proxy.route_parts import Local
 from enclave_proxy.session import Session
+from enclave_proxy.shutdown import Shutdown
 from enclave_proxy.signals import Signals
+from enclave_proxy.supervisor import Supervisor
 from enclave_proxy.surroundings import Surroundings, look_around
 from enclave_proxy.xds_client import XdsClient
 from sds.wire.discovery_pb2 import Node
@@ -126,7 +128,9 @@ class Worker:
             serving = _Serving(relay, services.create_task(self._follow(client, store, relay, health)))
             try:
                 await self._configured(client, serving)
-                status = 0 if health.revoked else await self._run_app(command, activation.parameters, serving, health)
+                status = 0
+                if not health.revoked:
+                    status = await self._run_app(command, activation.parameters, serving, session, health)
             finally:
                 serving.stream.cancel()
         if health.revoked:
@@ -143,47 +147,35 @@ class Worker:
             await relay.close()
 
     async def _run_app(
-        self, command: tuple[str, ...], parameters: AppParameters, serving: _Serving, health: Health
+        self, command: tuple[str, ...], parameters: AppParameters, serving: _Serving, session: Session, health: Health
     ) -> int:
-        config = self.config
-        env = app_environment(self.env, parameters, config.run_dir, config.sockets, simulation=config.simulation)
-        child = await Child.start(command, env)
-        self.signals.attach(child)
-        health.app_running = True
-        self.log.info("app started", pid=child.pid, program=command[0])
-        try:
-            async with asyncio.TaskGroup() as group:
-                watching = [
-                    group.create_task(self._drain_when_told(child, serving, health)),
-                    group.create_task(self._end_when_revoked(child, serving)),
-                ]
-                status = await child.wait()
-                for task in watching:
-                    task.cancel()
-        finally:
-            health.app_running = False
-            if child.kill():
-                await child.wait()
-        self.log.info("app ended", status=status)
-        return status
-
-    async def _drain_when_told(self, child: Child, serving: _Serving, health: Health) -> None:
-        """On an ending signal (which the app has got already): accept nothing new, let running connections end, and
-        after the deadline kill an app that will not."""
-        await self.signals.ending.wait()
-        health.ending = True
-        self.log.info("ending", drain_seconds=self.config.drain)
-        serving.stream.cancel()  # or a push in these seconds would open the listeners again
+        config, lifecycle = self.config, self.config.lifecycle
+        app = Supervisor(
+            command=command,
+            env=app_environment(self.env, parameters, config.run_dir, config.sockets, simulation=config.simulation),
+            restarts=Restarts(lifecycle.restart, random.random),
+            patience=lifecycle.app_timeout,
+            config=lambda: session.applied,
+            state=health.app,
+            log=self.log,
+        )
+        self.signals.attach(app)
+        shutdown = Shutdown(
+            signals=self.signals,
+            app=app,
+            relay=serving.relay,
+            stream=serving.stream,
+            health=health,
+            drain=lifecycle.drain,
+            grace=lifecycle.app_grace,
+            log=self.log,
+        )
         async with asyncio.TaskGroup() as group:
-            group.create_task(child.end(self.config.drain))
-            if serving.relay is not None:
-                group.create_task(serving.relay.close(self.config.drain))
-
-    async def _end_when_revoked(self, child: Child, serving: _Serving) -> None:
-        await asyncio.wait((serving.stream,))
-        if not serving.stream.cancelled():
-            child.send(signal.SIGTERM)
-            await child.end(self.config.drain)
+            watching = [group.create_task(shutdown.when_told()), group.create_task(shutdown.when_revoked())]
+            status = await app.run()
+            for task in watching:
+                task.cancel()
+        return status
 
     async def _configured(self, client: XdsClient, serving: _Serving) -> None:
         """Wait for the first complete configuration, or the end of the stream."""
@@ -215,12 +207,11 @@ class Worker:
         if not self.config.relay:
             yield None
             return
-        relay = Relay(self.log)
-        health.counters = relay.counters
+        relay = health.relay = Relay(self.log, Limits(drain=self.config.lifecycle.drain))
         try:
             yield relay
         finally:
-            await relay.close(min(FLUSH, self.config.drain))
+            await relay.close(min(FLUSH, self.config.lifecycle.drain))
 
     @asynccontextmanager
     async def _sockets(self, health: Health, surroundings: Surroundings) -> AsyncIterator[None]:

@@ -231,7 +231,7 @@ async def test_an_app_that_will_not_end_is_killed_after_the_drain(mesh: MeshHarn
     await mesh.start_coordinator()
     await mesh.set_manifest(pair(mesh, free_port()))
     stubborn = ("sh", "-c", "trap 'echo told >&2' TERM; echo armed >&2; while :; do sleep 0.1; done")
-    worker = await mesh.start_worker("other", *stubborn, flags=("--drain-seconds", "0.2"))
+    worker = await mesh.start_worker("other", *stubborn, flags=("--app-grace", "0.2"))
     await worker.ready()
     await worker.logged("armed")
     worker.send(signal.SIGTERM)

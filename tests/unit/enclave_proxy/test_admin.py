@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import aiohttp
@@ -40,12 +41,20 @@ def starting() -> Health:
     return Health("web", "u-u-i-d", simulation=True, now=now)
 
 
+@dataclass
+class Counted:
+    """A relay, as far as numbers go."""
+
+    counters: RelayCounters = field(default_factory=RelayCounters)
+
+
 async def running() -> tuple[Health, Talk]:
     talk = Talk()
     await talk.configure()
     health = starting()
-    health.store, health.session, health.counters, health.app_running = talk.store, talk.session, RelayCounters(), True
-    numbers = health.counters.of("inbound|8080")
+    relay = Counted()
+    health.store, health.session, health.relay, health.app.running = talk.store, talk.session, relay, True
+    numbers = relay.counters.of("inbound|8080")
     numbers.accepted, numbers.received = 7, 512
     numbers.refused[Refusal.PLAINTEXT] = 2
     numbers.ended[Refusal.REVOKED] = 3
@@ -71,9 +80,9 @@ async def test_readiness_needs_identity_configuration_and_app_but_no_coordinator
     assert not talk.session.status.connected
     async with served(health) as client:
         assert (await get(client, "/readyz"))[0] == 200
-        health.app_running = False
+        health.app.running = False
         assert (await get(client, "/readyz")) == (503, "the app is not running\n")
-        health.app_running, health.ending = True, True
+        health.app.running, health.ending = True, True
         assert (await get(client, "/readyz")) == (503, "ending\n")
         health.ending, health.now = False, lambda: now() + timedelta(days=1)
         assert (await get(client, "/readyz")) == (503, "the identity has expired\n")
