@@ -24,6 +24,7 @@ from sds.material import Identity
 from sds.resources import (
     BUNDLE_NAME,
     IDENTITY_NAME,
+    OFFLINE_NAME,
     REVOKED_NAME,
     SECRET,
     TYPES_NAME,
@@ -39,7 +40,7 @@ NOTHING: View = {SECRET: {}}
 
 def is_own_name(name: str) -> bool:
     """Is this the name of what the worker itself proves or trusts or refuses with, not of a secret of the manifest?"""
-    if name in (IDENTITY_NAME, BUNDLE_NAME, ALL_BUNDLES_NAME, REVOKED_NAME, TYPES_NAME):
+    if name in (IDENTITY_NAME, BUNDLE_NAME, ALL_BUNDLES_NAME, REVOKED_NAME, TYPES_NAME, OFFLINE_NAME):
         return True
     return name.startswith((f"{BUNDLE_NAME}|", "spiffe://"))
 

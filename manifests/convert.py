@@ -217,4 +217,10 @@ def _mesh(value: wire.MeshWire, found: Findings) -> model.Mesh:
                 raise ValueError(
                     f'certificate lifetime {value.certificate_lifetime} is out of range: want "1m" to "720h" (30 days)'
                 )
-    return model.Mesh(certificate_lifetime=lifetime, gateways=gateways(value.gateways, found))
+    offline = None
+    if value.offline_start:
+        with found.at("Mesh", "OfflineStart"):
+            offline = parse_duration(value.offline_start)
+            if not model.MIN_OFFLINE_START <= offline <= model.MAX_OFFLINE_START:
+                raise ValueError(f'offline start {value.offline_start} is out of range: want "1m" to "720h" (30 days)')
+    return model.Mesh(certificate_lifetime=lifetime, offline_start=offline, gateways=gateways(value.gateways, found))

@@ -27,6 +27,8 @@ DEFAULT_CERTIFICATE_LIFETIME = timedelta(hours=24)
 # that is simply not renewed (which is how one is revoked) would live on for too long.
 MIN_CERTIFICATE_LIFETIME = timedelta(minutes=1)
 MAX_CERTIFICATE_LIFETIME = timedelta(days=30)
+MIN_OFFLINE_START = timedelta(minutes=1)
+MAX_OFFLINE_START = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,7 +272,11 @@ class Gateway:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mesh:
+    """Settings of the mesh. `offline_start`: for how long after it last heard the Coordinator a worker may start from
+    what it has sealed; None: not at all."""
+
     certificate_lifetime: timedelta = DEFAULT_CERTIFICATE_LIFETIME
+    offline_start: timedelta | None = None
     gateways: Mapping[str, Gateway] = field(default_factory=lambda: MappingProxyType({}))
 
 

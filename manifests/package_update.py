@@ -39,6 +39,7 @@ def package_update(raw: bytes) -> PackageUpdate | None:
         document.infrastructures,
         document.mesh.gateways,
         document.mesh.certificate_lifetime,
+        document.mesh.offline_start,
     )
     if any(others):
         return None

@@ -288,6 +288,12 @@ class MeshWire(Wire):
         alias="CertificateLifetime",
         description='Life of a Marble\'s certificate: "24h" (default); 1 minute to 30 days.',
     )
+    offline_start: str = Field(
+        "",
+        alias="OfflineStart",
+        description="How long after it last heard the Coordinator a worker may start without it, from its sealed "
+        'configuration: 1 minute to 30 days, as "24h"; absent: not at all.',
+    )
     gateways: dict[str, GatewayWire] = Field({}, alias="Gateways")
 
 

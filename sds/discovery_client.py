@@ -98,6 +98,13 @@ class DeltaClient:
         state = self._types.get(type_url)
         return dict(state.held) if state else {}
 
+    def hold(self, resources: Iterable[Resource]) -> None:
+        """These are in force already, from before this client: the server is told their versions, as after an `ack`."""
+        for resource in resources:
+            state = self._types.setdefault(resource.type_url, _Type())
+            if WILDCARD in state.wanted or resource.name in state.wanted:
+                state.held[resource.name] = resource.version
+
     # ---- the stream
 
     def connected(self) -> None:

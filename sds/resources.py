@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
@@ -34,6 +35,8 @@ BUNDLE_NAME = "ROOTCA"
 # Which instances were turned out; '|' stands in no name that a manifest may give to a secret of its own.
 REVOKED_NAME = "revoked|instances"
 TYPES_NAME = "marbles|types"
+# How long after it last heard the Coordinator a worker may start without it; there only where the manifest allows it.
+OFFLINE_NAME = "offline|start"
 
 # An identity is about 4 KB, a bundle of 64 certificates 64 KB.
 MAX_SECRET = 2 * 1024 * 1024 + 64 * 1024
@@ -45,6 +48,7 @@ MAX_REVOKED = 1024 * 1024
 # 10 000 Marble types with names of a hundred bytes.
 MAX_TYPES = 1024 * 1024
 
+_SECONDS = re.compile(rb"[1-9][0-9]{0,8}")
 _TYPES = re.compile(rb"spiffe://[a-z0-9._-]{1,255}/marble/(?:\n[A-Za-z0-9._-]+)*")
 
 
@@ -97,6 +101,13 @@ class MarbleTypes:
     def lacks(self, spiffe_id: str) -> bool:
         """Whether this is the name of a Marble of the mesh whose type the mesh does not have."""
         return spiffe_id.startswith(self.prefix) and spiffe_id[len(self.prefix) :].partition("/")[0] not in self.names
+
+
+@dataclass(frozen=True, slots=True)
+class OfflineStart:
+    """A worker may start without the Coordinator for so long after it last heard it."""
+
+    allowed: timedelta
 
 
 def make_resource(type_url: str, name: str, message: Message, rank: int = 1) -> Resource:
@@ -154,7 +165,14 @@ def types_secret(trust_domain: str, types: Iterable[str]) -> Resource:
     return make_resource(SECRET, TYPES_NAME, secret, rank=0)
 
 
-def read_secret(body: bytes) -> tuple[str, Identity | TrustBundle | RevokedInstances | MarbleTypes]:
+def offline_secret(allowed: timedelta) -> Resource:
+    """A Secret that lets workers start without the Coordinator: whole seconds, in decimal."""
+    data = envoy_pb2.DataSource(inline_bytes=str(int(allowed.total_seconds())).encode("ascii"))
+    secret = envoy_pb2.Secret(name=OFFLINE_NAME, generic_secret=envoy_pb2.GenericSecret(secret=data))
+    return make_resource(SECRET, OFFLINE_NAME, secret)
+
+
+def read_secret(body: bytes) -> tuple[str, Identity | TrustBundle | RevokedInstances | MarbleTypes | OfflineStart]:
     """The name and content of a Secret. Raises MaterialError for anything that is not fully understood: an unknown
     field may hold a restriction that would then not be enforced."""
     if len(body) > MAX_SECRET:
@@ -181,6 +199,8 @@ def read_secret(body: bytes) -> tuple[str, Identity | TrustBundle | RevokedInsta
             return secret.name, RevokedInstances(_spiffe_ids(_inline(secret.generic_secret.secret, "list")))
         case "generic_secret" if secret.name == TYPES_NAME:
             return secret.name, _marble_types(_inline(secret.generic_secret.secret, "list"))
+        case "generic_secret" if secret.name == OFFLINE_NAME:
+            return secret.name, _offline_start(_inline(secret.generic_secret.secret, "duration"))
         case "generic_secret":
             raise MaterialError("secret is a generic one, which has no use here")
         case _:
@@ -222,6 +242,12 @@ def _marble_types(text: bytes) -> MarbleTypes:
         raise MaterialError("list of Marble types is not a SPIFFE prefix followed by names")
     prefix, *names = text.decode("ascii").split("\n")
     return MarbleTypes(prefix, frozenset(names))
+
+
+def _offline_start(text: bytes) -> OfflineStart:
+    if not _SECONDS.fullmatch(text):
+        raise MaterialError("duration is not a number of seconds")
+    return OfflineStart(timedelta(seconds=int(text)))
 
 
 def _inline(source: envoy_pb2.DataSource, what: str) -> bytes:

@@ -36,11 +36,13 @@ from sds.resources import (
     CLUSTER,
     ENDPOINT,
     LISTENER,
+    OFFLINE_NAME,
     REVOKED_NAME,
     TYPES_NAME,
     Resource,
     bundle_secret,
     make_resource,
+    offline_secret,
     revoked_secret,
     types_secret,
 )
@@ -89,6 +91,8 @@ class Snapshot:
         self.serialised = 0
         self._manifest = manifest
         self._types = types_secret(ca.trust_domain, manifest.marbles)
+        offline = manifest.mesh.offline_start
+        self._offline = {} if offline is None else {OFFLINE_NAME: offline_secret(offline)}
         self._place = routes.Place(manifest, ca.trust_domain, f"types {self._types.version}")
         self._bundle = ca.bundle
         self._revoked = revoked_secret(())
@@ -226,7 +230,7 @@ class Snapshot:
             names = (BUNDLE_NAME, f"spiffe://{self._place.trust_domain}")
             bundles = {name: bundle_secret(name, self._bundle) for name in names}
             self.serialised += len(bundles)
-            self._trusted_by_all = {**bundles, REVOKED_NAME: self._revoked, TYPES_NAME: self._types}
+            self._trusted_by_all = {**bundles, REVOKED_NAME: self._revoked, TYPES_NAME: self._types, **self._offline}
         return self._trusted_by_all
 
     def _port_bundle(self, name: str, entry: Incoming) -> Resource:

@@ -27,7 +27,7 @@ from google.protobuf.wrappers_pb2 import BoolValue
 
 from manifests.model import Incoming, Manifest, Outgoing
 from sds.identity import RESERVED_DOMAIN, any_marble_prefix, type_prefix, uri_names
-from sds.resources import BUNDLE_NAME, IDENTITY_NAME, REVOKED_NAME, TYPES_NAME
+from sds.resources import BUNDLE_NAME, IDENTITY_NAME, OFFLINE_NAME, REVOKED_NAME, TYPES_NAME
 from sds.wire import envoy_pb2
 from xds_server.errors import ManifestRefused
 
@@ -92,9 +92,8 @@ def _presenting(secret: str) -> envoy_pb2.TransportSocket:
 
 def is_reserved_secret(name: str) -> bool:
     """Is this the SDS name of what a Marble proves itself with, or of whom it trusts or refuses?"""
-    return name in (IDENTITY_NAME, BUNDLE_NAME, REVOKED_NAME, TYPES_NAME) or name.startswith(
-        (f"{BUNDLE_NAME}|", "spiffe://")
-    )
+    ours = (IDENTITY_NAME, BUNDLE_NAME, REVOKED_NAME, TYPES_NAME, OFFLINE_NAME)
+    return name in ours or name.startswith((f"{BUNDLE_NAME}|", "spiffe://"))
 
 
 def upstream(outgoing: Outgoing, manifest: Manifest, trust_domain: str, sni: str) -> envoy_pb2.TransportSocket:

@@ -245,6 +245,8 @@ OURS = {
         "Marble web listens on unix:x for another peer already (at TLS.t.Outgoing[1].Listen)",
     ),
     "short life": (manifest(Mesh={"CertificateLifetime": "59s"}), "certificate lifetime 59s is out of range"),
+    "short offline start": (manifest(Mesh={"OfflineStart": "59s"}), "offline start 59s is out of range"),
+    "long offline start": (manifest(Mesh={"OfflineStart": "721h"}), "offline start 721h is out of range"),
     "long life": (manifest(Mesh={"CertificateLifetime": "721h"}), "certificate lifetime 721h is out of range"),
     "no duration": (
         manifest(Mesh={"CertificateLifetime": "1 day"}),
@@ -370,7 +372,7 @@ def test_settings_are_read() -> None:
                 Config={"SealMode": "Disabled", "FeatureGates": ["signquoteendpoint"], "UpdateThreshold": 1},
                 Users={"u": {"Certificate": USER, "Roles": ["r"]}},
                 Roles={"r": role},
-                Mesh={"CertificateLifetime": "1h"},
+                Mesh={"CertificateLifetime": "1h", "OfflineStart": "90m"},
             )
         )
     )
@@ -378,6 +380,7 @@ def test_settings_are_read() -> None:
     assert result.config.feature_gates == {FeatureGate.SIGN_QUOTE_ENDPOINT}
     assert result.roles["r"].actions == ("UpdateManifest",)
     assert result.mesh.certificate_lifetime == timedelta(hours=1)
+    assert result.mesh.offline_start == timedelta(minutes=90)
 
 
 def test_a_certificate_that_go_wrote_out_is_read() -> None:

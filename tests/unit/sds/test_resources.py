@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from sds.material import Identity, MaterialError, TrustBundle
@@ -11,14 +13,17 @@ from sds.resources import (
     IDENTITY_NAME,
     MAX_REVOKED,
     MAX_TYPES,
+    OFFLINE_NAME,
     REVOKED_NAME,
     SECRET,
     TYPES_NAME,
     MarbleTypes,
+    OfflineStart,
     RevokedInstances,
     bundle_secret,
     identity_secret,
     make_resource,
+    offline_secret,
     read_secret,
     revoked_secret,
     types_secret,
@@ -163,3 +168,15 @@ def test_a_list_of_types_that_is_something_else_is_refused(text: bytes) -> None:
 def test_types_that_do_not_fit_are_refused_and_none_is_left_out() -> None:
     with pytest.raises(MaterialError, match="at most 1048576 can be told"):
         types_secret("t.test", [f"{n:0100}" for n in range(MAX_TYPES // 100)])
+
+
+def test_how_long_a_worker_may_start_offline_is_whole_seconds() -> None:
+    resource = offline_secret(timedelta(hours=24, milliseconds=1))
+    assert read_secret(resource.body) == (OFFLINE_NAME, OfflineStart(timedelta(hours=24)))
+
+
+@pytest.mark.parametrize("text", [b"", b"0", b"-1", b"1.5", b"24h", b" 1", b"1" * 10])
+def test_a_duration_that_is_none_lets_nobody_start_offline(text: bytes) -> None:
+    data = envoy_pb2.GenericSecret(secret=envoy_pb2.DataSource(inline_bytes=text))
+    with pytest.raises(MaterialError, match="not a number of seconds"):
+        read_secret(envoy_pb2.Secret(name=OFFLINE_NAME, generic_secret=data).SerializeToString())
