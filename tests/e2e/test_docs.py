@@ -25,7 +25,7 @@ PORTS = re.compile(r"\b(4433|2001|18000|9944|15090|15091|8080|10000)\b")
 DEFAULTS = {
     "EDG_COORDINATOR_CLIENT_ADDR": "localhost:4433",
     "EDG_COORDINATOR_MESH_ADDR": "localhost:2001",
-    "EDG_COORDINATOR_XDS_ADDR": "localhost:18000",
+    "EDG_COORDINATOR_XDS_ADDR": ":18000",  # an Envoy looks for localhost at ::1
     "EDG_MARBLE_COORDINATOR_ADDR": "localhost:2001",
     "EDG_MARBLE_XDS_ADDR": "localhost:18000",
 }
