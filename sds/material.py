@@ -17,6 +17,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
+from typing import Self
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -45,31 +46,45 @@ class Identity:
     """A certificate chain (PEM, leaf first) with the leaf's private key.
 
     Making one parses the chain and compares the key; whether it is good *now* and *here* says `check_identity`.
+    `not_before` and `not_after` (UTC) are the leaf's.
     """
 
     chain: bytes = field(repr=False)
     key: PrivateKey
-    certificates: tuple[x509.Certificate, ...] = field(init=False, repr=False, compare=False)
+    not_before: datetime = field(init=False, compare=False)
+    not_after: datetime = field(init=False, compare=False)
+    _parsed: tuple[x509.Certificate, ...] | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         certificates = parse_certificates(self.chain, "certificate chain", MAX_CHAIN)
         if not self.key.matches(_public_key(certificates[0])):
             raise MaterialError("private key does not belong to the first certificate of the chain")
-        object.__setattr__(self, "certificates", certificates)
+        object.__setattr__(self, "_parsed", certificates)
+        object.__setattr__(self, "not_before", certificates[0].not_valid_before_utc)
+        object.__setattr__(self, "not_after", certificates[0].not_valid_after_utc)
+
+    def at_rest(self) -> Self:
+        """The same as bytes alone, for whoever keeps thousands: 4 kB instead of 20. What is parsed of it and loaded is
+        so for the one who asks, each time."""
+        rest = object.__new__(type(self))
+        for name, value in (
+            ("chain", self.chain),
+            ("key", PrivateKey(self.key.pem)),
+            ("not_before", self.not_before),
+            ("not_after", self.not_after),
+            ("_parsed", None),
+        ):
+            object.__setattr__(rest, name, value)
+        return rest
+
+    @property
+    def certificates(self) -> tuple[x509.Certificate, ...]:
+        """The chain, parsed."""
+        return self._parsed or parse_certificates(self.chain, "certificate chain", MAX_CHAIN)
 
     @property
     def leaf(self) -> x509.Certificate:
         return self.certificates[0]
-
-    @property
-    def not_before(self) -> datetime:
-        """When the leaf becomes valid (UTC)."""
-        return self.leaf.not_valid_before_utc
-
-    @property
-    def not_after(self) -> datetime:
-        """When the leaf expires (UTC)."""
-        return self.leaf.not_valid_after_utc
 
     @property
     def spiffe_id(self) -> SpiffeId:

@@ -178,7 +178,7 @@ class Mesh:
         if self._manifest is None or marble.marble_type not in self._manifest.marbles:
             raise ValueError(f"marble type {marble.marble_type!r} is not in the manifest that the mesh serves")
         key = marble.marble_type, marble.uuid
-        self._marbles[key] = marble
+        self._marbles[key] = marble.at_rest()
         self._absences.activated(key, self.now())
         self._behind.discard(key)
         self._rotation.issued()
@@ -190,7 +190,7 @@ class Mesh:
         """Renewed identities by (type, UUID); instances that are not known any more are skipped."""
         for key, identity in identities.items():
             if (marble := self._marbles.get(key)) is not None:
-                self._marbles[key] = replace(marble, identity=identity)
+                self._marbles[key] = replace(marble, identity=identity.at_rest())
                 if self._ca is not None and self._ca.intermediate in identity.certificates:
                     self._behind.discard(key)  # one that was being made when the root changed is of the old one
         if identities:

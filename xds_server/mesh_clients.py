@@ -7,7 +7,7 @@ What a client says (`Node`) is never believed; it is accepted where its certific
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from types import MappingProxyType
@@ -89,6 +89,10 @@ class ActiveMarble:
     dns_names: tuple[str, ...] = ()
     ip_addresses: tuple[IPv4Address | IPv6Address | str, ...] = ()
     served: Served = field(default_factory=lambda: MappingProxyType({}), repr=False)
+
+    def at_rest(self) -> ActiveMarble:
+        """The same, as it is kept: see `Identity.at_rest`."""
+        return replace(self, identity=self.identity.at_rest())
 
 
 def relays(node: Node) -> bool:

@@ -60,6 +60,16 @@ def test_a_bad_identity_is_refused(make: Callable[[CertificateAuthority], Identi
         check_identity(make(ca), ca.bundle, now())
 
 
+def test_an_identity_at_rest_is_the_same_one_and_as_good() -> None:
+    ca = shared_ca()
+    good = marble(ca)
+    rest = good.at_rest()
+    assert (rest, hash(rest), rest.certificates) == (good, hash(good), good.certificates)
+    assert (rest.not_before, rest.not_after) == (good.not_before, good.not_after)
+    assert rest.certificates is not rest.certificates, "nothing parsed is kept"
+    check_identity(rest, ca.bundle, now())
+
+
 def test_time_is_the_callers() -> None:
     ca = shared_ca()
     identity = marble(ca)
