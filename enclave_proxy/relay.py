@@ -27,6 +27,7 @@ from typing import Protocol
 from cryptography import x509
 
 from enclave_proxy.admission import LogBudget, Refused, admit, handshake_refusal
+from enclave_proxy.clusters import Clusters
 from enclave_proxy.counters import ListenerCounters, Refusal, RelayCounters
 from enclave_proxy.limits import Limits
 from enclave_proxy.listener import Listener, Serving, bind
@@ -69,6 +70,7 @@ class Relay:
 
     def __init__(self, log: Log, limits: Limits | None = None, bind: Bind = bind) -> None:
         self.counters = RelayCounters()
+        self.clusters = Clusters(self._bug)
         self._log = log
         self._bind = bind
         self._open = OpenConnections[Listener]()
@@ -84,7 +86,6 @@ class Relay:
         self._budget = LogBudget(self._limits.log_lines, lambda: asyncio.get_running_loop().time())
         self._applying = asyncio.Lock()
         self._changed = asyncio.Event()
-        self._turn = 0
         self._closed = False
 
     @property
@@ -110,6 +111,7 @@ class Relay:
                 self.counters.rejected += 1
                 raise
             gone = self._swap(plan)
+            self.clusters.retain(config)
             for listener in gone:
                 await listener.close()
             if gone:
@@ -142,6 +144,7 @@ class Relay:
                 await listener.close()
             await self._accepting.close()
             await self._connections.close(drain)
+            await self.clusters.close()
 
     def _plan(self, config: RelayConfig) -> _Plan:
         plan = _Plan()
@@ -248,7 +251,7 @@ class Relay:
                 if isinstance(route, Inbound):
                     await self._accept_peer(connection, serving, near)
                     peer = admit(route.peers, peer_certificate(near), self._membership)
-                    far = await dial_app(route.upstream, self._limits)
+                    far = await dial_app(route.upstream, self._limits, self.clusters.resolver)
                 else:
                     await _accept_app(connection, near)
                     far, peer = await self._reach_peer(listener)
@@ -298,13 +301,12 @@ class Relay:
         """
         for _ in range(self._limits.attempts - 1):
             serving = await self._with_endpoint(listener)
-            self._turn += 1
             try:
-                return await dial_peer(serving, self._turn, self._limits, self._membership)
+                return await dial_peer(serving, self.clusters, self._limits, self._membership)
             except Refused as refused:
                 if refused.reason is not Refusal.UNTRUSTED or listener.serving is serving:
                     raise
-        return await dial_peer(listener.serving, self._turn, self._limits, self._membership)
+        return await dial_peer(listener.serving, self.clusters, self._limits, self._membership)
 
     async def _with_endpoint(self, listener: Listener) -> Serving:
         """Where no endpoint is known yet, wait a bounded time for a configuration that brings one."""
