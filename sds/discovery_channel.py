@@ -15,7 +15,7 @@ from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 from typing import NamedTuple
 
-from sds.discovery_subscription import NO_NAMES, Subscription
+from sds.discovery_subscription import NO_NAMES, Change, Subscription
 from sds.discovery_types import FULL_STATE, MAX_NAMES, MAX_RESPONSE_BYTES, MAX_VERSION, ProtocolError, TypeStatus
 from sds.resources import SECRET, Resource
 
@@ -227,6 +227,8 @@ class Channel:
                 before.pop(name, None)
             if not before:
                 self._acked_before = None
+        if self.nacked is not None and not self._isolate and self.full_state:
+            self.nacked = {n: v for n, v in self.nacked.items() if v != UNKNOWN} or None  # this state is without them
         self._answered = True
         if not self.nacked:
             self._error = ""
@@ -238,7 +240,7 @@ class Channel:
             return
         self.inflight = None
         self._stale = True
-        apart = self._isolate and len(bad.versions) + len(bad.removed) > 1
+        apart = self._isolate and bool(bad.versions) and len(bad.versions) + len(bad.removed) > 1
         for name, version in bad.versions.items():
             if not self.subscription.covers(name):
                 continue
@@ -247,12 +249,18 @@ class Channel:
                 self._alone = self._alone or set()
                 self._alone.add(name)
             else:
-                self.nacked = self.nacked or {}
-                self.nacked[name] = version
-        if apart and bad.versions:
-            # The removals were not at fault or cannot be helped: tried once more without company, then given up.
-            for name in bad.removed:
+                self._refuse(name, version)
+        for name in filter(self.subscription.covers, bad.removed):
+            if apart:
+                # It was not at fault or cannot be helped: tried once more without company.
                 self.sent.setdefault(name, UNKNOWN)
+            else:
+                self._refuse(name, UNKNOWN)
+
+    def _refuse(self, name: str, version: str) -> None:
+        """Not again, until it changes or a long time has passed; UNKNOWN stands for a removal."""
+        self.nacked = self.nacked or {}
+        self.nacked[name] = version
 
     # ---- what is wanted
 
@@ -279,24 +287,25 @@ class Channel:
         self.sent = {n: v if len(v) <= MAX_VERSION else UNKNOWN for n, v in versions.items() if covers(n)}
         self._stale = True
 
-    def forget(self, dropped: Iterable[str]) -> None:
-        """After names (or the wildcard) were dropped: what is not subscribed is sent anew when it is asked for again.
+    def follow(self, change: Change) -> None:
+        """The subscription changed: what is not wanted any more is sent anew when it is asked for again."""
+        self._stale = True
+        if change.wildcard and not self.subscription.wildcard:
+            self._forget({*self.sent, *(self._forced or ()), *(self.nacked or ()), *self.bodies})
+        elif change.dropped:
+            self._forget(change.dropped)
 
-        `dropped`: the names that may have to go; all others are still subscribed.
-        """
-        names = [name for name in dropped if not self.subscription.covers(name)]
+    def _forget(self, dropped: Iterable[str]) -> None:
+        names = {name for name in dropped if not self.subscription.covers(name)}
         self._drop(names)
         if self.bodies:
             self.bodies = {n: r for n, r in self.bodies.items() if self.subscription.covers(n)}
-        self._said(set(names))
-        self._stale = True
-
-    def forget_unwanted(self) -> None:
-        """`forget` for whatever the client does not want (any more)."""
-        self.forget({*self.sent, *(self._forced or ()), *(self.nacked or ()), *self.bodies})
+        self._said(names)
 
     def retry(self) -> None:
         """What the client refused is due once more."""
+        gone = [name for name in self.nacked or () if name not in self.view]
+        self.sent.update(dict.fromkeys(gone, UNKNOWN))
         self.nacked, self._stale = None, True
 
     def update(self, view: Mapping[str, Resource]) -> None:
@@ -304,7 +313,7 @@ class Channel:
         self.view = view
         self._stale = True
         if self.nacked is not None:
-            self.nacked = {n: v for n, v in self.nacked.items() if n in view} or None
+            self.nacked = {n: v for n, v in self.nacked.items() if (n in view) == (v != UNKNOWN)} or None
         if self._alone is not None:
             self._alone = self._alone & view.keys() or None
 
@@ -327,7 +336,7 @@ class Channel:
             missing=tuple(sorted(name for name in names if name not in self.view)),
             sent=MappingProxyType(dict(self.sent)),
             acked=MappingProxyType({name: version for name, version in acked.items() if version}),
-            nacked=MappingProxyType(dict(self.nacked or ())),
+            nacked=MappingProxyType({name: version for name, version in (self.nacked or {}).items() if version}),
             awaiting_ack=self.inflight is not None,
             answered=self._answered,
             error=self._error,

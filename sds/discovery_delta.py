@@ -53,10 +53,7 @@ class DeltaStream(Stream):
         subscribe = list(subscribe)  # the message makes other strings each time that it is asked
         change = channel.subscription.change(subscribe, unsubscribe, len(channel.view), first=first)
         self._check_total()
-        if change.wildcard and not channel.subscription.wildcard:
-            channel.forget_unwanted()
-        elif change.dropped:
-            channel.forget(change.dropped)
+        channel.follow(change)
         if held is not None:
             check_count(held, MAX_NAMES + 2 * len(channel.view))
             check_names(held)

@@ -41,10 +41,7 @@ class SotwStream(Stream):
         change = channel.subscription.replace(request.resource_names, len(channel.view))
         if change:
             self._check_total()
-            if change.wildcard and not channel.subscription.wildcard:
-                channel.forget_unwanted()
-            elif change.dropped:
-                channel.forget(change.dropped)
+            channel.follow(change)
             channel.ask(change.added)
         elif receipt.kind is Kind.SUBSCRIBE and not channel.full_state:
             channel.ask(channel.subscription.names)

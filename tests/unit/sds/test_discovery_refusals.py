@@ -167,3 +167,20 @@ def test_the_pause_is_spread_over_a_fleet_and_forgotten_when_nothing_is_refused(
     client.ask("SDS", nonce=take(client).nonce)
     assert low.step(client.stream, 10_000.0) == math.inf
     assert client.hear() is None
+
+
+@both
+def test_a_removal_that_was_refused_is_tried_once_more_too(kind: type[Client]) -> None:
+    client = kind(view(LDS={"a": "1"}))
+    client.ask("LDS")
+    client.ask("LDS", nonce=take(client).nonce)
+    client.stream.update(view(LDS={}))
+    client.ask("LDS", nonce=take(client).nonce, error="still draining")
+    assert client.hear() is None
+    assert client.stream.has_refused
+    client.stream.retry_refused()
+    said = take(client)
+    assert (said.content, said.removed) == ((), ("a",) if kind is IncrementalClient else ())
+    client.ask("LDS", nonce=said.nonce)
+    assert not client.stream.has_refused
+    assert client.hear() is None

@@ -307,6 +307,18 @@ def test_after_the_first_name_an_empty_list_means_nothing_any_more() -> None:
     assert heard(client) == ("CDS", ()), "an empty list is no wildcard now"
 
 
+def test_a_wildcard_after_names_is_answered_with_everything_and_once() -> None:
+    client = SotwClient(view(CDS={"a": "1", "b": "1"}))
+    client.ask("CDS", "a")
+    said = client.hear()
+    assert said is not None
+    client.ask("CDS", nonce=said.nonce)
+    assert take_and_ack(client) == ()
+    client.ask("CDS", "*")
+    assert take_and_ack(client, "*") == ("a@1", "b@1")
+    assert client.hear() is None
+
+
 def test_versions_name_the_content_not_the_stream() -> None:
     versions = set()
     for _ in range(2):
