@@ -68,7 +68,7 @@ async def test_it_does_not_readmit_what_the_manifest_no_longer_allows(bench: Ben
     certificate = leaf(await bench.activate(uuid=UUID))
     records = replace(bench.store.committed[-1], security_versions={"app": 9})
     again = Bench.make(machine, store=bench.store, records=records)
-    with pytest.raises(AccessDenied, match="^revoked: the manifest no longer allows this marble$"):
+    with pytest.raises(AccessDenied, match=r"^revoked: the manifest no longer allows this marble$"):
         again.mesh.authenticate(certificate)
     again.own_quote.stop()
 
