@@ -33,6 +33,8 @@ FORWARDED = (
 # Of these, the ones that mean "end". HUP is "reload" to most servers, so it is only passed on.
 ENDING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 
+# How often to look whether what an app has left behind has ended.
+_LOOK = 0.02
 _EXEC_APP = Path(__file__).with_name("exec_app.py")
 
 
@@ -82,11 +84,34 @@ class Child:
             self.kill()
             return await self.wait()
 
-    def kill(self) -> bool:
-        """SIGKILL to the app's whole process group, if it has not ended yet; says whether it had not."""
+    async def end_others(self, deadline: float) -> None:
+        """After the app has ended: tell what it has left behind in its process group to end as well, and kill it after
+        `deadline` seconds. An app may be a script that has started the server proper beside an Envoy."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + deadline
+        some = self._signal_group(signal.SIGTERM)
+        while some and loop.time() < end:
+            await asyncio.sleep(_LOOK)
+            some = self._signal_group(0)  # which only asks whether anybody is there
+        if some:
+            self._signal_group(signal.SIGKILL)
+
+    def _signal_group(self, number: int) -> bool:
+        """Whether there was anybody in the app's process group."""
         if self._process.returncode is not None:
+            # Where the worker is process 1 it inherits orphans, and has to read their status or they stay for ever; a
+            # library OS may know no process groups here.
+            with suppress(OSError):
+                while os.waitpid(-self.pid, os.WNOHANG)[0]:
+                    pass
+        try:
+            os.killpg(self.pid, number)
+        except OSError:  # nobody there, or nobody whom we may tell
             return False
-        # The group may be gone although its status has not been read yet.
-        with suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
         return True
+
+    def kill(self) -> bool:
+        """SIGKILL to the app's whole process group; says whether the app itself had not ended yet."""
+        running = self._process.returncode is None
+        self._signal_group(signal.SIGKILL)
+        return running

@@ -21,6 +21,9 @@ from enclave_proxy.child import Child
 from enclave_proxy.relay_config import RelayConfig
 from enclave_proxy.restarts import Restarts
 
+# What an app that has ended leaves behind in its process group may take to end as well; the next start waits for it.
+LEFT_BEHIND = 5.0
+
 
 @dataclass(slots=True, kw_only=True)
 class Supervisor:
@@ -76,6 +79,7 @@ class Supervisor:
                 probing = group.create_task(self._probe())
                 status = await child.wait()
                 probing.cancel()
+            await child.end_others(LEFT_BEHIND)
         finally:
             state.running = False
             if child.kill():

@@ -101,6 +101,29 @@ async def test_an_app_that_will_not_end_is_killed_with_what_it_started(fifo: Pat
     await asyncio.to_thread(gone, lambda: os.killpg(child.pid, 0))
 
 
+@pytest.mark.parametrize("stubborn", [False, True])
+async def test_what_an_app_has_left_behind_is_told_to_end_and_killed_if_it_will_not(fifo: Path, stubborn: bool) -> None:
+    code = """
+        import os, signal, sys, time
+        if os.fork() == 0:
+            told = lambda *_: os._exit(open(sys.argv[1], "w").write("told") and 0)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN if sys.argv[2] == "True" else told)
+            open(sys.argv[1], "w").write("ready")
+            time.sleep(60)
+        time.sleep(60)
+    """
+    child = await start(code, str(fifo), str(stubborn))
+    await told(fifo)
+    child.send(signal.SIGTERM)
+    assert await child.end(10) == 128 + signal.SIGTERM
+    async with asyncio.TaskGroup() as group:
+        group.create_task(child.end_others(0.1 if stubborn else 10))
+        if not stubborn:
+            assert await told(fifo) == "told"
+    await asyncio.to_thread(gone, lambda: os.killpg(child.pid, 0))
+    await child.end_others(10)
+
+
 async def test_broken_pipes_kill_the_app_as_they_should(fifo: Path) -> None:
     shell = f"grep SigIgn /proc/self/status > {fifo}"
     child = await Child.start(("/bin/sh", "-c", shell), ENV)
