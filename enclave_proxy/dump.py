@@ -6,6 +6,8 @@ So a key can only get here if somebody writes its name below. Certificates are p
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
@@ -26,6 +28,8 @@ def config_dump(health: Health) -> Json:
     dump: Json = {
         "marble": {"type": health.marble_type, "uuid": health.uuid, "simulation": health.simulation},
         "not_ready": health.not_ready(),
+        "app": asdict(health.app),
+        "started_offline": None if health.started_offline is None else health.started_offline.isoformat(),
     }
     if health.session is not None:
         dump["control_plane"] = _control_plane(health.session)

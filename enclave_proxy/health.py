@@ -38,6 +38,8 @@ class Health:
     sockets: list[LocalCounters] = field(default_factory=list)
     app: AppState = field(default_factory=AppState)
     ending: bool = False
+    started_offline: datetime | None = None
+    """when the Coordinator was heard last, if this worker started without it"""
     revoked: str = ""
 
     @property

@@ -15,15 +15,15 @@ whatever else is missing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from structlog.typing import FilteringBoundLogger
 
 from enclave_proxy.bootstrap import Credentials
-from enclave_proxy.errors import MissingReference, ProxyError
+from enclave_proxy.errors import MissingReference, ProxyError, RoutesError
 from enclave_proxy.identity_store import IdentityStore
 from enclave_proxy.relay_config import Membership, RelayConfig
 from enclave_proxy.route_parts import Local
@@ -37,10 +37,13 @@ from sds.resources import (
     ENDPOINT,
     IDENTITY_NAME,
     LISTENER,
+    OFFLINE_NAME,
     REVOKED_NAME,
     SECRET,
     TYPES_NAME,
     MarbleTypes,
+    OfflineStart,
+    Resource,
     RevokedInstances,
     read_secret,
 )
@@ -94,6 +97,9 @@ class Session:
         self._unapplied = False
         self.obstacle = ""  # why what was pushed last is not in force
         self._membership = Membership()
+        self._accepted: dict[str, dict[str, Resource]] = {}
+        self.changes = 0  # counts what was accepted
+        self.offline_start: timedelta | None = None  # how long the Coordinator lets us start without it, if at all
         if relay is not None:
             self.client.subscribe(CLUSTER, ["*"])
             self.client.subscribe(LISTENER, ["*"])
@@ -122,14 +128,43 @@ class Session:
             self.client.nack(update, str(error))
             return
         self.status.updates[kind] += 1
-        self._answered.add(update.type_url)
+        self._keep(update)
         self.client.ack(update)
         self._resubscribe()
         self._log.debug("push accepted", type=kind, resources=len(update.resources), waiting=waiting)
 
+    def accepted(self) -> tuple[Resource, ...]:
+        """Everything in force that came from the Coordinator, except our own identity and bundle, which the store has:
+        what `restore` takes in another life of this worker."""
+        kept = (resource for kind in self._accepted.values() for resource in kind.values())
+        return tuple(r for r in kept if r.name not in (IDENTITY_NAME, BUNDLE_NAME) and not r.name.startswith("spiffe:"))
+
+    async def restore(self, resources: Iterable[Resource]) -> None:
+        """Put in force what was accepted in an earlier life, with the same checks, before any stream. Raises ProxyError
+        or MaterialError if it is not good (any more): then nothing of it must be used."""
+        found = list(resources)
+        for kind in (SECRET, CLUSTER, ENDPOINT, LISTENER):  # who is turned out comes before who may connect
+            update = Update(kind, "", tuple(resource for resource in found if resource.type_url == kind), ())
+            if waiting := await self._apply(update):
+                self._log.debug("restoring", type=short_name(kind), waiting=waiting)
+            self._keep(update)
+        if not self.configured:
+            raise RoutesError("", "", f"what was kept is no complete configuration: {self.obstacle}")
+        self._resubscribe()
+        self.client.hold(found)
+
+    def _keep(self, update: Update) -> None:
+        self._answered.add(update.type_url)
+        kept = self._accepted.setdefault(update.type_url, {})
+        kept.update((resource.name, resource) for resource in update.resources)
+        for name in update.removed:
+            kept.pop(name, None)
+        self.changes += 1
+
     async def adopt(self, credentials: Credentials) -> None:
         """Use a new activation's credentials at once, for new connections."""
         self.pushed = self.pushed.with_secrets(_secrets(credentials))
+        self.changes += 1
         await self._store.adopt(credentials)
         await self._try(self.pushed)
 
@@ -162,7 +197,7 @@ class Session:
 
     async def _apply_secrets(self, update: Update) -> str:
         secrets: dict[str, Identity | TrustBundle] = {}
-        membership = self._membership
+        membership, offline_start = self._membership, self.offline_start
         for resource in update.resources:
             name, secret = read_secret(resource.body)
             if name != resource.name:
@@ -172,15 +207,19 @@ class Session:
                     membership = replace(membership, revoked=secret.names)
                 case MarbleTypes():
                     membership = replace(membership, types=secret)
+                case OfflineStart():
+                    offline_start = secret.allowed
                 case _:
                     self._check_kind(name, secret)
                     self._store.check(name, secret, self._now())
                     secrets[name] = secret
-        for name in update.removed:
+        if OFFLINE_NAME in update.removed:
+            offline_start = None
+        for name in set(update.removed) - {OFFLINE_NAME}:
             code, text = update.errors.get(name, (0, "no longer there"))
             self._log.warning("secret not given, the last good one stays", secret=name, code=code, reason=text)
         await self._store.forget(update.removed)
-        self._membership = membership
+        self._membership, self.offline_start = membership, offline_start
         if self._relay is not None:
             self._relay.update_membership(membership)
         self.pushed = self.pushed.with_secrets(secrets)
@@ -222,7 +261,7 @@ class Session:
 
     def _resubscribe(self) -> None:
         # Without listeners of our own nothing says which certificates of the manifest an Envoy here may ask for: all.
-        more = {WILDCARD} if self._relay is None else {REVOKED_NAME, TYPES_NAME}
+        more = {WILDCARD} if self._relay is None else {REVOKED_NAME, TYPES_NAME, OFFLINE_NAME}
         self.client.want(SECRET, self.pushed.wanted_secrets() | more)
         self.client.want(ENDPOINT, self.pushed.wanted_endpoints())
 

@@ -15,9 +15,11 @@ from sds.attestation.appraiser import Appraiser
 from sds.attestation.collateral import CollateralSource, DirectoryCollateral
 from sds.attestation.era_config import EraConfig
 from sds.attestation.errors import AttestationError, Malformed
+from sds.attestation.issue_gramine import GRAMINE_DEVICE, GramineIssuer
 from sds.attestation.issuer import Issuer
 from sds.attestation.pccs import PccsCollateral
 from sds.attestation.policy import Policy
+from sds.attestation.sealing_keys import GramineSealingKeys, SealingKeySource
 from sds.attestation.select import choose_issuer
 from sds.attestation.simulated import SimulatedEnclave, SimulatedPlatform, default_platform_dir
 from sds.attestation.tee import Tee
@@ -26,11 +28,13 @@ from sds.attestation.verify import DcapVerifier
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """`loopback_is_public`: every TCP byte, 127.0.0.1 included, is visible to the host (Gramine/SGX)."""
+    """`loopback_is_public`: every TCP byte, 127.0.0.1 included, is visible to the host (Gramine/SGX). `sealing` None:
+    this TEE has no keys that outlive it."""
 
     issuer: Issuer
     pin: CoordinatorPin | None
     loopback_is_public: bool
+    sealing: SealingKeySource | None
 
 
 def look_around(config: WorkerConfig, env: Mapping[str, str], now: Callable[[], datetime]) -> Surroundings:
@@ -45,7 +49,14 @@ def look_around(config: WorkerConfig, env: Mapping[str, str], now: Callable[[], 
     pin = None
     if policy is not None:
         pin = _pin(config, Appraiser(DcapVerifier.intel(), _collateral(config, now), now), policy)
-    return Surroundings(issuer, pin, loopback_is_public=issuer.tee is Tee.SGX)
+    return Surroundings(issuer, pin, issuer.tee is Tee.SGX, _sealing(config, issuer))
+
+
+def _sealing(config: WorkerConfig, issuer: Issuer) -> SealingKeySource | None:
+    if not isinstance(issuer, GramineIssuer):
+        return None  # a TDX guest has no key of its own
+    _, _, directory = config.platform.partition(":")
+    return GramineSealingKeys(Path(directory) if directory else GRAMINE_DEVICE)
 
 
 def _simulated(
@@ -59,7 +70,7 @@ def _simulated(
         except Malformed as error:
             raise ConfigError(f"{SIMULATED_ENCLAVE.names}: {error}") from error
     pin = None if policy is None else _pin(config, Appraiser(platform.verifier(), platform.collateral, now), policy)
-    return Surroundings(platform.issuer(enclave), pin, loopback_is_public=False)
+    return Surroundings(platform.issuer(enclave), pin, loopback_is_public=False, sealing=platform.sealing_keys(enclave))
 
 
 def _policy(era_config: Path | None) -> Policy | None:

@@ -17,6 +17,7 @@ was refused at its activation does, so that a supervisor sees a failure and not 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -33,21 +34,25 @@ from enclave_proxy.apply import AppParameters, app_command, app_environment, wri
 from enclave_proxy.backoff import Backoff
 from enclave_proxy.bootstrap import Activation, Activator, Credentials
 from enclave_proxy.config import ERA_CONFIG, WorkerConfig
-from enclave_proxy.errors import ProxyError, Revoked
+from enclave_proxy.errors import ProxyError, Revoked, StartError
+from enclave_proxy.first_activation import first_activation
 from enclave_proxy.health import Health
 from enclave_proxy.identity_store import IdentityStore
 from enclave_proxy.instance import RunDirectory, load_or_create_uuid
 from enclave_proxy.limits import Limits
 from enclave_proxy.local_sockets import local_servers
+from enclave_proxy.offline import Keeper, OfflineFile
 from enclave_proxy.relay import Relay
 from enclave_proxy.restarts import Restarts
 from enclave_proxy.route_parts import Local
+from enclave_proxy.sealed_state import OfflineState
 from enclave_proxy.session import Session
 from enclave_proxy.shutdown import Shutdown
 from enclave_proxy.signals import Signals
 from enclave_proxy.supervisor import Supervisor
 from enclave_proxy.surroundings import Surroundings, look_around
 from enclave_proxy.xds_client import XdsClient
+from sds.material import MaterialError
 from sds.wire.discovery_pb2 import Node
 
 # How long the app waits for its sockets.
@@ -98,21 +103,22 @@ class Worker:
         async with self._admin(health, surroundings):
             activator = self._activator(uuid, surroundings)
             started = time.monotonic()
-            activation = await activator.persist(Backoff(random.random, initial=0.5, cap=10.0, floor=0.25))
-            self.log.info("activated", marble_type=config.marble_type, uuid=uuid, seconds=_since(started))
+            offline = self._offline(uuid, surroundings)
+            activation, kept = await first_activation(
+                lambda: activator.persist(Backoff(random.random, initial=0.5, cap=10.0, floor=0.25)),
+                offline,
+                config.lifecycle.offline_after,
+                utc_now,
+                self.log,
+            )
+            if kept is None:
+                self.log.info("activated", marble_type=config.marble_type, uuid=uuid, seconds=_since(started))
             command = app_command(config.command, activation.parameters)
             write_files(activation.parameters.files, Path.cwd())
-            return await self._serve(activator, activation, command, health, surroundings)
+            return await self._serve(activator, _Start(activation, command, offline, kept), health, surroundings)
 
-    async def _serve(
-        self,
-        activator: Activator,
-        activation: Activation,
-        command: tuple[str, ...],
-        health: Health,
-        surroundings: Surroundings,
-    ) -> int:
-        config = self.config
+    async def _serve(self, activator: Activator, start: _Start, health: Health, surroundings: Surroundings) -> int:
+        config, activation = self.config, start.activation
         store = health.store = IdentityStore(activation.credentials)
         async with self._relay(health) as relay, self._sockets(health, surroundings), asyncio.TaskGroup() as services:
             local = Local(config.run_dir, refuse_plain_tcp=surroundings.loopback_is_public)
@@ -125,19 +131,36 @@ class Worker:
                 None if surroundings.pin is None else lambda: _credentials(activator),
                 self.log,
             )
-            serving = _Serving(relay, services.create_task(self._follow(client, store, relay, health)))
+            await self._restore(session, start.kept, health)
+            keeper = Keeper(start.offline, session, store, activation.parameters, utc_now, self.log)
+            keeping = services.create_task(keeper.run())
+            serving = _Serving(relay, services.create_task(self._follow(client, store, relay, health, keeper)))
             try:
-                await self._configured(client, serving)
+                if not session.configured:
+                    await self._configured(client, serving)
                 status = 0
                 if not health.revoked:
-                    status = await self._run_app(command, activation.parameters, serving, session, health)
+                    status = await self._run_app(start.command, activation.parameters, serving, session, health)
             finally:
                 serving.stream.cancel()
+                keeping.cancel()
         if health.revoked:
             raise Revoked(health.revoked)
         return status
 
-    async def _follow(self, client: XdsClient, store: IdentityStore, relay: Relay | None, health: Health) -> None:
+    async def _restore(self, session: Session, kept: OfflineState | None, health: Health) -> None:
+        """Before anything is served or the Coordinator is asked: what it said last. All of it, or the worker ends."""
+        if kept is None:
+            return
+        try:
+            await session.restore(kept.resources)
+        except MaterialError as error:
+            raise StartError(f"the sealed configuration cannot be used: {error}") from error
+        health.started_offline = kept.heard
+
+    async def _follow(
+        self, client: XdsClient, store: IdentityStore, relay: Relay | None, health: Health, keeper: Keeper
+    ) -> None:
         """Do what the Coordinator says, until it says that this Marble is none any more."""
         await client.run()
         health.revoked = client.revoked
@@ -145,6 +168,7 @@ class Worker:
         await store.withdraw()
         if relay is not None:
             await relay.close()
+        await keeper.forget()
 
     async def _run_app(
         self, command: tuple[str, ...], parameters: AppParameters, serving: _Serving, session: Session, health: Health
@@ -239,6 +263,17 @@ class Worker:
             log=self.log,
         )
 
+    def _offline(self, uuid: str, surroundings: Surroundings) -> OfflineFile:
+        config = self.config
+        pin = "" if config.era_config is None else hashlib.sha256(config.era_config.read_bytes()).hexdigest()
+        return OfflineFile(
+            path=config.offline_state,
+            marble_type=config.marble_type,
+            uuid=uuid,
+            pin=f"{pin} {config.manifest_fingerprint or ''}".strip(),
+            keys=surroundings.sealing,
+        )
+
     def _node(self, uuid: str) -> Node:
         """How we introduce ourselves. For logs only: who we are is what our certificate says."""
         metadata = Struct()
@@ -256,6 +291,16 @@ class Worker:
             self.log.warning(
                 "simulation: quotes prove nothing about hardware, and the app's environment is not cleaned"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What the worker starts with. `kept`: not from the Coordinator, but from what it said last."""
+
+    activation: Activation
+    command: tuple[str, ...]
+    offline: OfflineFile
+    kept: OfflineState | None
 
 
 @dataclass(frozen=True, slots=True)

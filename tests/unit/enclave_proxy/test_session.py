@@ -113,7 +113,9 @@ async def test_endpoints_are_asked_for_when_a_cluster_wants_them() -> None:
     talk = Talk()
     await talk.configure()
     assert talk.session.client.wanted(ENDPOINT) == {"outbound|db|5432"}
-    assert talk.session.client.wanted(SECRET) == {"default", "ROOTCA", "revoked|instances", "marbles|types"}
+    assert talk.session.client.wanted(SECRET) == {
+        *("default", "ROOTCA", "revoked|instances", "marbles|types", "offline|start")
+    }
 
 
 async def test_who_is_in_the_mesh_counts_whatever_else_is_missing() -> None:
