@@ -8,7 +8,6 @@ import asyncio
 import signal
 import uuid as uuids
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -25,7 +24,7 @@ from tests.conformance.test_abuse import peak
 from tests.kit.coordinator import APP, manifest
 from tests.kit.coordinator_process import CoordinatorProcess, coordinator
 from tests.kit.marble_client import MarbleCredentials, activate
-from tests.kit.xds_port import ADS
+from tests.kit.xds_port import ADS, end_of, ended
 from xds_server.activation import CHAIN, COORDINATOR_ROOT_CA, PRIVATE_KEY
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
@@ -95,24 +94,10 @@ async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene
             assert not [line for line in process.lines if "exception" in line or "Traceback" in line["event"]]
 
 
-async def end_of(call: grpc.aio.StreamStreamCall) -> grpc.StatusCode:
-    """How the server ended a stream, whatever it had written before."""
-    with suppress(grpc.aio.AioRpcError):
-        while await asyncio.wait_for(call.read(), 30) is not grpc.aio.EOF:
-            pass
-    return await call.code()
-
-
-async def send(call: grpc.aio.StreamStreamCall, body: bytes) -> None:
-    with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # it may be refused before all of it is out
-        await call.write(body)
-
-
 async def test_requests_of_100_mb(scene: Scene) -> None:
     for _ in range(2):
-        call = scene.attacker.stream_stream(SOTW)()
-        await send(call, bytes(100 * 1024 * 1024))
-        assert await end_of(call) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        code, _ = await end_of(scene.attacker.stream_stream(SOTW), bytes(100 * 1024 * 1024))
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
         await scene.honest.gets_the_next_push()
 
 
@@ -124,25 +109,22 @@ async def test_as_many_long_names_as_a_request_can_hold_on_many_streams(scene: S
         await call.write(body)
         assert await asyncio.wait_for(call.read(), 30) is not grpc.aio.EOF  # none of them exists
     await scene.honest.gets_the_next_push()
-    assert set(await asyncio.gather(*map(end_of, calls))) == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert {code for code, _ in await asyncio.gather(*map(ended, calls))} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
     await scene.honest.gets_the_next_push()
 
 
 async def test_many_large_requests_at_once(scene: Scene) -> None:
     body = bytes(3 * 1024 * 1024)
-    calls = [scene.attacker.stream_stream(DELTA)() for _ in range(30)]
-    await asyncio.gather(*(send(call, body) for call in calls))
-    ends = set(await asyncio.gather(*map(end_of, calls)))
-    assert ends <= {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INVALID_ARGUMENT}
+    ends = await asyncio.gather(*(end_of(scene.attacker.stream_stream(DELTA), body) for _ in range(30)))
+    assert {code for code, _ in ends} <= {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INVALID_ARGUMENT}
     await scene.honest.gets_the_next_push()
 
 
 async def test_clients_that_say_much_about_themselves(scene: Scene) -> None:
     body = DiscoveryRequest(type_url=SECRET, node=Node(id=LONG * 4000)).SerializeToString()
     for _ in range(5):
-        call = scene.attacker.stream_stream(SOTW)()
-        await send(call, body)
-        assert await end_of(call) is grpc.StatusCode.INVALID_ARGUMENT
+        code, _ = await end_of(scene.attacker.stream_stream(SOTW), body)
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
     await scene.honest.gets_the_next_push()
 
 
@@ -152,7 +134,7 @@ async def test_streams_that_are_opened_and_left(scene: Scene) -> None:
         await asyncio.sleep(0)
         for call in calls:
             call.cancel()
-        await asyncio.gather(*(end_of(call) for call in calls), return_exceptions=True)
+        await asyncio.gather(*map(ended, calls), return_exceptions=True)
     await scene.honest.gets_the_next_push()
 
 

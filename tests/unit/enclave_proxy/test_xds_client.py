@@ -54,7 +54,7 @@ def worker_of(place: Place) -> tuple[XdsClient, Session]:
 
 
 async def test_a_stream_that_ends_because_of_its_age_is_no_fault_and_the_worker_comes_back() -> None:
-    async with opened(XdsLimits(age=0.05, look=0.01)) as place:
+    async with opened(XdsLimits(age=0.3, look=0.02)) as place:
         client, session = worker_of(place)
         running = asyncio.ensure_future(client.run())
         async with asyncio.timeout(20):

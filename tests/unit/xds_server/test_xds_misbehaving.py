@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import grpc
@@ -18,19 +18,11 @@ from sds.discovery import MAX_REQUEST_BYTES
 from sds.material import Identity
 from sds.resources import SECRET, read_secret
 from sds.wire.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
-from tests.kit.xds_port import ADS, Place, Wire, ask_whole, connected, opened
+from tests.kit.xds_port import ADS, Place, Wire, ask_whole, connected, end_of, ended, opened
 from xds_server.xds_limits import XdsLimits
 
 SOTW, DELTA = f"/{ADS}/StreamAggregatedResources", f"/{ADS}/DeltaAggregatedResources"
 MANY = [f"name-{number}" for number in range(100_000)]
-
-
-async def ended(call: grpc.aio.StreamStreamCall) -> tuple[grpc.StatusCode, str]:
-    """How the server ended a stream, whatever it had written before."""
-    with suppress(grpc.aio.AioRpcError):
-        while await asyncio.wait_for(call.read(), 10) is not grpc.aio.EOF:
-            pass
-    return await call.code(), await call.details()
 
 
 @dataclass
@@ -114,9 +106,7 @@ async def test_answers_to_what_was_never_sent_are_counted_and_change_nothing() -
 )
 async def test_a_flood_of_names_ends_the_stream_and_is_not_kept(method: str, request_: Message) -> None:
     async with scene() as it, it.dial() as channel:
-        call = channel.stream_stream(method)()
-        await call.write(request_.SerializeToString())
-        code, text = await ended(call)
+        code, text = await end_of(channel.stream_stream(method), request_.SerializeToString())
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "100000 resource names" in text
         await it.the_other_gets_its_push()
@@ -137,10 +127,7 @@ async def test_names_that_are_spread_over_many_streams_end_all_of_them() -> None
 
 async def test_a_request_of_100_mb_is_refused_by_its_length() -> None:
     async with scene() as it, it.dial() as channel:
-        call = channel.stream_stream(SOTW)()
-        with suppress(grpc.aio.AioRpcError):  # it may be refused before all of it is out
-            await call.write(bytes(100 * 1024 * 1024))
-        code, text = await ended(call)
+        code, text = await end_of(channel.stream_stream(SOTW), bytes(100 * 1024 * 1024))
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert str(MAX_REQUEST_BYTES) in text
         await it.the_other_gets_its_push()
