@@ -36,8 +36,8 @@ async def race(
     """The first address that connects, and its non-blocking socket; None if none does `within` so many seconds.
 
     `more` gives the next address to try, each once, or None: no further one. `failed` is told of each one that did not
-    connect: refused, not in time, or overtaken by one that was started `delay` later (or more). Of those
-    that only were not needed any more it hears nothing.
+    connect: refused, not in time, or overtaken in spite of its head start of `delay`. Of those that only were not
+    needed any more it hears nothing.
     """
     attempts = _Race(more, failed, open_socket, delay)
     attempts.begin(within)
@@ -139,9 +139,8 @@ class _Race:
             attempt.connection.close()
             return True
         self.result.set_result((attempt.address, attempt.connection))
-        now = self._loop.time()
         for other in self._pending:
-            if now - other.started >= self._delay:
+            if attempt.started - other.started > self._delay / 2:  # timers are coarse
                 self._failed(other.address, TimeoutError(errno.ETIMEDOUT, "overtaken by another address"))
         return True
 

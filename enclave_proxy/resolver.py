@@ -101,7 +101,9 @@ class Resolver:
         old = name.addresses if age < MAX_STALE else ()
         if name.lookup is not None and not (old and (name.problem or age < _OVERDUE)):
             patience = min(within, STALE_PATIENCE) if old else within
-            await asyncio.wait((name.lookup,), timeout=patience)
+            _, silent = await asyncio.wait((name.lookup,), timeout=patience)
+            if silent:
+                name.problem = "timed out"
         return self._answer(name)
 
     def _answer(self, name: _Name) -> tuple[str, ...]:
@@ -110,7 +112,7 @@ class Resolver:
             if age >= _OVERDUE:
                 self.counters.stale += 1
             return name.addresses
-        raise Unresolved(name.problem or "timed out")
+        raise Unresolved(name.problem)
 
     async def _look_up(self, host: str, name: _Name) -> None:
         try:
