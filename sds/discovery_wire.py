@@ -59,6 +59,11 @@ def state_version(text: str) -> bytes:
     return _field(_STATE_VERSION, text.encode())
 
 
+def text_field(number: int, text: str) -> bytes:
+    """A string field of any message."""
+    return _field(number, text.encode())
+
+
 def _start(identifier: str, type_url: str, control_plane: int) -> bytes:
     return _field(_TYPE_URL, type_url.encode()) + _field(control_plane, _field(_IDENTIFIER, identifier.encode()))
 

@@ -130,6 +130,7 @@ class Mesh:
             self._revoked.add(key, why)
         gone = tuple(self._marbles.pop(key) for key in reasons)
         snapshot.trust(self._rotation.bundle, self._revoked.names(ca.trust_domain))
+        snapshot.resemble(self._snapshot)
         if self._rotation.phase is not Phase.SETTLED:
             snapshot.succeed(self._snapshot)
         self._serve(manifest, ca, snapshot)
@@ -318,19 +319,19 @@ class Mesh:
         """
         if self._snapshot is None:
             raise AccessDenied("UNAVAILABLE", "no_manifest", "no manifest is set yet: try again")
-        members = self._endpoints.members
+        members, moment = self._endpoints.members, self._endpoints.moment
         if client.role is Role.GATEWAY:
             if client.name not in self._gateways.values():
                 raise AccessDenied("PERMISSION_DENIED", "not_in_manifest", "this gateway is not in the manifest")
             routes = self._snapshot.gateway_routes()
-            return {CLUSTER: routes.clusters, ENDPOINT: self._snapshot.endpoints(routes.endpoints, members)}
+            return {CLUSTER: routes.clusters, ENDPOINT: self._snapshot.endpoints(routes.endpoints, members, moment)}
         marble = self._marble(client)
         bind = bind_address(self._endpoints.address((client.name, client.uuid)))
         routes = self._snapshot.marble_routes(marble.marble_type, bind)
         return {
             LISTENER: routes.listeners,
             CLUSTER: routes.clusters,
-            ENDPOINT: self._snapshot.endpoints(routes.endpoints, members),
+            ENDPOINT: self._snapshot.endpoints(routes.endpoints, members, moment),
             SECRET: self.published.of(marble, self._snapshot),
         }
 

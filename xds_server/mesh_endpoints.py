@@ -43,6 +43,7 @@ class Endpoints:
         self._not_last: set[str] = set()  # types of those that are the last one no longer
         # By type; asked for by every client at every change, so kept until an instance of the type changes.
         self._members: dict[str, tuple[tuple[str, int], ...]] = {}
+        self.moment = 0  # another one whenever members have changed
 
     def connected(self, instance: Instance, address: str | None) -> bool:
         """A stream of the instance began; `address` is an IP address, or None if this stream says nothing about it."""
@@ -56,9 +57,10 @@ class Endpoints:
             del self._kept[instance[0]]
         self._lost.pop(instance, None)
         changed = state.ready and (state.address != address or kept)
-        self._members.pop(instance[0], None)
         state.address = address
         state.streams += 1
+        if changed:
+            self._changed(instance[0])
         return changed
 
     def ready(self, instance: Instance) -> bool:
@@ -70,7 +72,7 @@ class Endpoints:
         self._ready.setdefault(instance[0], {})[instance] = state
         if instance[0] in self._kept:
             self._not_last.add(instance[0])
-        self._members.pop(instance[0], None)
+        self._changed(instance[0])
         return True
 
     def disconnected(self, instance: Instance, now: datetime) -> None:
@@ -93,7 +95,7 @@ class Endpoints:
                     changed.add(instance[0])
             else:
                 self._kept[instance[0]] = instance
-                self._members.pop(instance[0], None)
+                self._changed(instance[0])
                 changed.add(instance[0])
         while self._not_last:
             marble_type = self._not_last.pop()
@@ -121,7 +123,7 @@ class Endpoints:
             del self._kept[marble_type]
         if state is None or not state.ready:
             return False
-        self._members.pop(marble_type, None)
+        self._changed(marble_type)
         ready = self._ready[marble_type]
         del ready[instance]
         if not ready:
@@ -151,3 +153,7 @@ class Endpoints:
                 found[state.address] = max(found.get(state.address, UNKNOWN), health)
         members = self._members[marble_type] = tuple(sorted(found.items()))
         return members
+
+    def _changed(self, marble_type: str) -> None:
+        self._members.pop(marble_type, None)
+        self.moment += 1

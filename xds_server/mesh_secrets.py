@@ -18,6 +18,7 @@ from datetime import datetime
 from functools import partial
 from types import MappingProxyType
 
+from sds.alias import Alias
 from sds.identity import marble_spiffe_id
 from sds.logs import get_logger
 from sds.material import Identity
@@ -97,8 +98,9 @@ class MeshSecrets:
             if not withheld:
                 return known.proven
         spiffe_id = marble_spiffe_id(identity.spiffe_id.trust_domain, marble.marble_type, marble.uuid)
-        made = {name: identity_secret(name, identity) for name in (IDENTITY_NAME, spiffe_id)}
-        self.serialised += len(made)
+        own = identity_secret(IDENTITY_NAME, identity)
+        made = {IDENTITY_NAME: own, spiffe_id: Alias(spiffe_id, own)}
+        self.serialised += 1
         return self._gate.let_out(owner, made, partial(self._check_issued, identity, spiffe_id, allowed))
 
     def _presented(self, marble: ActiveMarble, names: frozenset[str], known: _Kept | None) -> Resources:

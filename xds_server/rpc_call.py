@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from typing import Protocol
 
 from sds.logs import get_logger
@@ -13,6 +14,9 @@ from xds_server.rpc_h2 import Connection
 from xds_server.rpc_stream import Stream
 
 _INTERNAL = RpcError("INTERNAL", "internal error")
+# A client that is told its status before it has written its first message may take that for a fault of its own (grpcio
+# says INTERNAL then). So whoever is refused is heard first, if it speaks at once.
+_HEAR_SECONDS = 0.1
 
 _log = get_logger(__name__)
 
@@ -35,7 +39,7 @@ class Line(Protocol):
 class RpcCall:
     """A `rpc.Call`. While the task of its handler runs, messages are kept until they are read."""
 
-    __slots__ = ("_inbox", "_line", "_receiver", "_stream", "_task", "_turn", "_writable", "closed")
+    __slots__ = ("_heard", "_inbox", "_line", "_receiver", "_stream", "_task", "_turn", "_writable", "closed")
 
     def __init__(self, line: Line, stream: Stream) -> None:
         self._line = line
@@ -45,6 +49,7 @@ class RpcCall:
         self._inbox: deque[bytes] | None = deque()
         self._turn: asyncio.Future[None] | None = None  # what a read waits for
         self._writable: asyncio.Future[None] | None = None  # what a write waits for
+        self._heard = False
         self.closed = False
         stream.paused = True
 
@@ -59,6 +64,7 @@ class RpcCall:
         except CallEnded:
             return
         except RpcError as e:
+            await self._hear()
             self.finish(e)
         except Exception:  # a bug: the client learns nothing of it, the log everything
             _log.exception("call failed", method=self.method)
@@ -70,6 +76,13 @@ class RpcCall:
                 self._hand_over(receiver)
         finally:
             self._task = None
+
+    async def _hear(self) -> None:
+        if self._heard:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_HEAR_SECONDS):
+                await self.read()
 
     def _hand_over(self, receiver: Receiver) -> None:
         if self.closed:
@@ -150,6 +163,7 @@ class RpcCall:
             except Exception as e:
                 self._fail(e)
         elif self._inbox is not None:
+            self._heard = True
             self._inbox.append(body)
             self._stream.paused = True
             _wake(self._turn)

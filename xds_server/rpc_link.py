@@ -247,11 +247,7 @@ class Link:
     # ---- rpc_h2.Owner
 
     def begun(self, stream: Stream) -> None:
-        call = self._port.begin(self, stream)
-        if call is None:
-            self.h2.finish(stream, "UNIMPLEMENTED", "no such method")
-        else:
-            stream.owner = call
+        stream.owner = self._port.begin(self, stream)
 
     def message(self, stream: Stream, body: bytes) -> None:
         if isinstance(stream.owner, RpcCall):

@@ -51,8 +51,8 @@ class Port(Protocol):
     def shaken(self, link: Link) -> str | None:
         """The handshake is done; why the connection is not taken, if it is not."""
 
-    def begin(self, link: Link, stream: Stream) -> RpcCall | None:
-        """A call begins; None if there is no such method."""
+    def begin(self, link: Link, stream: Stream) -> RpcCall:
+        """A call begins."""
 
     def call_ended(self) -> None:
         """One of its calls is over."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from sds.discovery import MAX_REQUEST_BYTES
 from sds.logs import get_logger
 from xds_server.byte_budget import ByteBudget
-from xds_server.rpc import Handler
+from xds_server.rpc import Call, Handler, RpcError
 from xds_server.rpc_call import RpcCall
 from xds_server.rpc_h2 import H2Limits
 from xds_server.rpc_handshakes import Handshakes
@@ -204,12 +204,9 @@ class RpcPort:
         self._certificates[who] += 1
         return None
 
-    def begin(self, link: Link, stream: Stream) -> RpcCall | None:
-        handler = self._handlers.get(stream.path)
-        if handler is None:
-            return None
+    def begin(self, link: Link, stream: Stream) -> RpcCall:
         call = RpcCall(link, stream)
-        task = call.serve(handler)
+        task = call.serve(self._handlers.get(stream.path, _unknown))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return call
@@ -257,3 +254,7 @@ class RpcPort:
         for link in self._wheel.pop(self._ticks, ()):
             if (seconds := link.check()) is not None:
                 self._look_at(link, seconds)
+
+
+async def _unknown(_call: Call) -> None:
+    raise RpcError("UNIMPLEMENTED", "no such method")

@@ -8,6 +8,7 @@
       .trusted(type)               whom its instances believe, and whom no more: see `mesh_secrets` for the rest
       .trust(bundle, revoked)      while roots change, and when somebody is turned out
       .succeed(other), .settle()   while types go
+      .resemble(other)             what is the same in two manifests is the same object
 
 Resources are made when the first client asks for them, one for each entry of the manifest: 10 000 types with one tag
 have one listener. Caches are by content: an activation or a renewal rebuilds what concerns that one Marble, and the
@@ -104,6 +105,9 @@ class Snapshot:
         self._routes: dict[tuple[Tags, str], Routes] = {}
         self._endpoints: dict[EndpointKey, tuple[tuple[Member, ...], Resource]] = {}
         self._endpoint_maps: dict[tuple[EndpointKey, ...], Resources] = {}
+        self._latest: dict[int, tuple[tuple[EndpointKey, ...], int, Resources]] = {}  # by the identity of the keys
+        self._before: dict[tuple[Tags, str], Routes] = {}
+        self._endpoints_before: dict[tuple[EndpointKey, ...], Resources] = {}
         self._trusted_by_all: Resources | None = None
         self._shared_secrets: dict[Tags, Resources] = {}
         self._presented: dict[Tags, frozenset[str]] = {}
@@ -131,7 +135,8 @@ class Snapshot:
             listeners.append(self._once(LISTENER, peer, partial(routes.outbound_listener, peer)))
             clusters.append(self._once(CLUSTER, peer, partial(routes.outbound_cluster, peer, self._place)))
         keys = tuple(_endpoint_key(peer) for peer in outgoing if peer.addr in self._manifest.marbles)
-        return Routes(_by_name(listeners), _by_name(clusters), keys)
+        before = self._before.get((self._manifest.marbles[marble_type].tls, bind), _NO_ROUTES)
+        return Routes(_same(_by_name(listeners), before.listeners), _same(_by_name(clusters), before.clusters), keys)
 
     def callers(self, marble_type: str) -> frozenset[str]:
         """The types whose instances connect to instances of this one."""
@@ -159,6 +164,12 @@ class Snapshot:
         clusters = [self._make(CLUSTER, key.name, routes.eds_cluster(key.name)) for key in keys]
         return Routes(MappingProxyType({}), _by_name(clusters), tuple(keys))
 
+    def resemble(self, other: Snapshot | None) -> None:
+        """Of what has the same content as in another one make the other's objects, so that streams skip it: a manifest
+        update is no news to those whose part of it is as it was."""
+        if other is not None:
+            self._before, self._endpoints_before = other._routes, other._endpoint_maps
+
     def succeed(self, other: Snapshot | None) -> None:
         """Take another one's place while its roots are still trusted: an Envoy is not to drain anything yet, since
         what a type that is gone opens meanwhile would stay. None: it was another Coordinator's, and is not known."""
@@ -176,17 +187,24 @@ class Snapshot:
             id(entry) for tag in self._manifest.tls.values() for entry in tag.incoming if routes.names_nobody(entry)
         }
         self._inbound = {key: resource for key, resource in self._inbound.items() if key[0] not in unnamed}
-        self._routes.clear()
+        self._before, self._routes = self._routes, {}
+        self._latest.clear()
         return True
 
     # ---- what changes with the instances
 
-    def endpoints(self, keys: tuple[EndpointKey, ...], members: Members) -> Resources:
-        """The endpoint lists of some clusters. The same object as before if nothing in it has changed."""
+    def endpoints(self, keys: tuple[EndpointKey, ...], members: Members, moment: int = -1) -> Resources:
+        """The endpoint lists of some clusters. The same object as before if nothing in it has changed; nothing has as
+        long as `moment` is the same and not negative."""
+        latest = self._latest.get(id(keys))
+        if latest is not None and latest[0] is keys and latest[1] == moment >= 0:
+            return latest[2]
         current = {key.name: self._endpoint_list(key, tuple(members(key.marble_type))) for key in keys}
         known = self._endpoint_maps.get(keys)
         if known is None or any(known[name] is not resource for name, resource in current.items()):
-            known = self._endpoint_maps[keys] = MappingProxyType(current)
+            before = known or self._endpoints_before.pop(keys, _NOTHING)
+            known = self._endpoint_maps[keys] = _same(MappingProxyType(current), before)
+        self._latest[id(keys)] = keys, moment, known
         return known
 
     def _endpoint_list(self, key: EndpointKey, members: tuple[Member, ...]) -> Resource:
@@ -265,7 +283,12 @@ class Snapshot:
         return make_resource(type_url, name, message)
 
 
-_NO_ROUTES = Routes(MappingProxyType({}), MappingProxyType({}), ())
+_NOTHING: Resources = MappingProxyType({})
+_NO_ROUTES = Routes(_NOTHING, _NOTHING, ())
+
+
+def _same(made: Resources, before: Resources) -> Resources:
+    return before if made == before else made
 
 
 def _by_name(resources: Iterable[Resource]) -> Resources:

@@ -12,6 +12,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -76,6 +77,7 @@ def outgoing_of(manifest: Manifest, marble_type: str) -> tuple[Outgoing, ...]:
     return tuple(found.values())
 
 
+@lru_cache(maxsize=4096)
 def bind_address(advertised: str | None) -> str:
     """Where an instance's ports listen. On one machine several Marbles share a port by advertising different loopback
     addresses; elsewhere all interfaces, since the address that others use may not be one of this host's own (NAT, load

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import count
 
+from sds.resources import SECRET
 from xds_server.mesh_changes import Concerned
 from xds_server.mesh_clients import Client, Role
 from xds_server.xds_convergence import Change
@@ -155,7 +156,7 @@ class OpenStreams:
             self._unanswered.add(session)
         else:
             self._unanswered.discard(session)
-        if self.behind and session in self.behind and session.trusts_as_told:
+        if session in self.behind and not session.record.awaits(SECRET) and session.trusts_as_told:
             self.behind.discard(session)
         if session.presses:
             self.look_at(session)

@@ -154,6 +154,10 @@ class StreamRecord:
         """How many responses wait for an answer."""
         return len(self._unanswered)
 
+    def awaits(self, type_url: str) -> bool:
+        """Whether one of this type does."""
+        return type_url in self._unanswered
+
     def unanswered_for(self, now: float) -> float:
         """For how many seconds the oldest of them waits, at this `time.monotonic()`."""
         return now - min(self._unanswered.values(), default=now)

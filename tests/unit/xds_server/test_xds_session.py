@@ -213,9 +213,10 @@ async def test_only_streams_whose_time_has_come_are_looked_at() -> None:
         await scene.session.begin()
         streams.look_at(scene.session)
     now = time.monotonic()
-    streams.look(now)
+    assert slow.session.look_due < quick.session.look_due
+    streams.look(slow.session.look_due - PATIENCE)
     assert ended == []
-    streams.look(now + 2 * PATIENCE)
+    streams.look(slow.session.look_due + PATIENCE)
     assert ended == [slow.session]
     assert set(streams.silent(now + 1, 0.5)) == {slow.session, quick.session}
     quick.session.received(ask(nonce=quick.caller.heard[0].nonce))
