@@ -23,7 +23,7 @@ class LinkTimes:
     call; between two pings of a silent peer, and for the answer (a peer whose host is gone is noticed by TCP, this is
     for one that hangs); and how exactly all that is measured."""
 
-    handshake: float = 10.0
+    handshake: float = 30.0
     turn: float = 60.0
     write: float = 30.0
     idle: float = 60.0
