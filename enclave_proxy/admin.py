@@ -13,6 +13,7 @@ from typing import Self
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
+from enclave_proxy.cluster_views import cluster_dump
 from enclave_proxy.config import ADMIN, HostPort
 from enclave_proxy.dump import certificates, config_dump
 from enclave_proxy.errors import StartError
@@ -33,6 +34,7 @@ def make_app(health: Health, *, numbers_only: bool) -> web.Application:
     app.router.add_get("/readyz", _readyz(health))
     if not numbers_only:
         app.router.add_get("/certs", _certs(health))
+        app.router.add_get("/clusters", _clusters(health))
         app.router.add_get("/config_dump", _config_dump(health))
     return app
 
@@ -88,6 +90,13 @@ def _certs(health: Health) -> Handler:
         return web.json_response({} if health.store is None else certificates(health.store))
 
     return certs
+
+
+def _clusters(health: Health) -> Handler:
+    async def clusters(_: web.Request) -> web.Response:
+        return web.json_response([] if health.clusters is None else cluster_dump(health.clusters))
+
+    return clusters
 
 
 def _config_dump(health: Health) -> Handler:

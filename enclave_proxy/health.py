@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Protocol
 
 from enclave_proxy.app_state import AppState
+from enclave_proxy.clusters import Clusters
 from enclave_proxy.counters import RelayCounters
 from enclave_proxy.identity_store import IdentityStore
 from enclave_proxy.local_counters import LocalCounters
@@ -35,6 +36,7 @@ class Health:
     store: IdentityStore | None = None
     session: Session | None = None
     relay: Counting | None = None
+    clusters: Clusters | None = None
     sockets: list[LocalCounters] = field(default_factory=list)
     app: AppState = field(default_factory=AppState)
     ending: bool = False

@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from enclave_proxy.cluster_views import cluster_metrics
 from enclave_proxy.counters import RelayCounters
 from enclave_proxy.health import Health
 from enclave_proxy.identity_store import IdentityStore
@@ -49,6 +50,8 @@ class WorkerCollector(Collector):
             yield from _control_plane(health.session.status)
         if health.counters is not None:
             yield from _relay(health.counters)
+        if health.clusters is not None:
+            yield from cluster_metrics(health.clusters)
         yield from local_metrics(health.sockets)
 
 

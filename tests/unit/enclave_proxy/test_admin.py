@@ -134,9 +134,10 @@ async def test_no_page_shows_a_key() -> None:
 async def test_where_the_host_reads_loopback_only_numbers_are_served() -> None:
     health, _ = await running()
     async with served(health, numbers_only=True) as client:
-        assert [(await get(client, p))[0] for p in ("/metrics", "/readyz", "/certs", "/config_dump")] == [
+        assert [(await get(client, p))[0] for p in ("/metrics", "/readyz", "/certs", "/config_dump", "/clusters")] == [
             200,
             200,
+            404,
             404,
             404,
         ]
