@@ -232,6 +232,7 @@ class Worker:
             yield None
             return
         relay = health.relay = Relay(self.log, Limits(drain=self.config.lifecycle.drain))
+        health.clusters = relay.clusters
         try:
             yield relay
         finally:
