@@ -43,6 +43,9 @@ async def race(
     attempts.begin(within)
     try:
         return await attempts.result
+    except asyncio.CancelledError:
+        attempts.forsake()
+        raise
     finally:
         attempts.close()
 
@@ -95,6 +98,11 @@ class _Race:
             self._loop.remove_writer(attempt.connection.fileno())
             attempt.connection.close()
         self._pending.clear()
+
+    def forsake(self) -> None:
+        """Nobody takes the winner: the caller was cancelled in the very moment in which there was one."""
+        if self.result.done() and not self.result.cancelled() and (won := self.result.result()) is not None:
+            won[1].close()
 
     def _start_next(self) -> None:
         if self._next is not None:

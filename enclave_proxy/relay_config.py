@@ -45,7 +45,7 @@ Address = UnixAddress | TcpAddress
 
 @dataclass(frozen=True, slots=True)
 class DnsTarget:
-    """An endpoint named by DNS, resolved anew for each dial."""
+    """Endpoints named by DNS: whatever addresses the name has while it is dialled."""
 
     host: str
     port: int

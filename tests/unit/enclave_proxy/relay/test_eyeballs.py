@@ -139,6 +139,21 @@ async def test_who_is_cancelled_leaves_nothing_open_and_blames_nobody() -> None:
         assert attempt.failed == {}
 
 
+async def test_who_is_cancelled_in_the_moment_of_success_leaves_nothing_open_either() -> None:
+    with silent() as one, listening() as two:
+        attempt = Try(one, two)
+
+        def cancel(address: TcpAddress, error: OSError) -> None:
+            running.cancel()  # being told that the first was overtaken means that the second has just won
+
+        running = asyncio.get_running_loop().create_task(
+            race(attempt.next, cancel, attempt.open, within=LONG, delay=SHORT)
+        )
+        await asyncio.wait((running,))
+        assert running.cancelled()
+        assert [made.fileno() for made in attempt.sockets] == [-1, -1]
+
+
 async def test_a_process_that_was_busy_does_not_take_its_own_slowness_for_the_peers() -> None:
     with listening() as one, listening() as two:
         attempt = Try(one, two)
