@@ -13,10 +13,14 @@ from typing import Annotated
 
 import typer
 import uvloop
+from structlog.typing import FilteringBoundLogger
 
 from enclave_proxy import config as settings
 from enclave_proxy.config import Setting, WorkerConfig
 from enclave_proxy.errors import ConfigError, ProxyError
+from enclave_proxy.fused import Fused
+from enclave_proxy.fused_logs import private_logger
+from enclave_proxy.signals import Signals
 from enclave_proxy.worker import Worker
 from sds.command_line import run as run_program
 from sds.errors import SdsError
@@ -104,6 +108,7 @@ def run(
     offline_after: Annotated[
         str | None, _option(settings.OFFLINE_AFTER, "Ask the Coordinator for so long before that, 10.", "SECONDS")
     ] = None,
+    fused: Annotated[bool, _switch(settings.FUSED, "Run CMD, a Python program, in the worker's own process.")] = False,
     simulation: Annotated[bool, _switch(settings.SIMULATION, "No TEE: quotes prove nothing.")] = False,
     simulated_platform: Annotated[str | None, _option(settings.SIMULATED_PLATFORM, "Its state.", "DIR")] = None,
     simulated_enclave: Annotated[str | None, _option(settings.SIMULATED_ENCLAVE, "What to pretend.", "JSON")] = None,
@@ -145,8 +150,16 @@ def _run(flags: dict[str, str], command: tuple[str, ...]) -> int:
     log = get_logger("worker", marble_type=config.marble_type)
     # A core dump is every key in one file on the host's disk. The app inherits this and may raise it again.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    if not config.fused:
+        return _work(Worker(config, env, log), log)
+    log = private_logger(marble_type=config.marble_type)
+    fused = Fused(log)
+    return fused.run(lambda: _work(Worker(config, env, log, Signals(fused.signals.caught), fused), log))
+
+
+def _work(worker: Worker, log: FilteringBoundLogger) -> int:
     try:
-        return uvloop.run(Worker(config, env, log).run())
+        return uvloop.run(worker.run())
     except (ProxyError, SdsError) as error:
         log.error("cannot go on", reason=str(error))
         return error.exit_code if isinstance(error, ProxyError) else ProxyError.exit_code

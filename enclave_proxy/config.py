@@ -111,6 +111,7 @@ RESTART = Setting("EDG_MARBLE_RESTART", "restart")
 CONCURRENCY = Setting("EDG_MARBLE_CONCURRENCY", "concurrency")
 OFFLINE_STATE = Setting("EDG_MARBLE_OFFLINE_STATE", "offline-state")
 OFFLINE_AFTER = Setting("EDG_MARBLE_OFFLINE_AFTER", "offline-after")
+FUSED = Setting("EDG_MARBLE_FUSED", "fused")
 SIMULATION = Setting("EDG_MARBLE_SIMULATION", "simulation")
 SIMULATED_PLATFORM = Setting("EDG_SIMULATED_PLATFORM_DIR", "simulated-platform")
 SIMULATED_ENCLAVE = Setting("EDG_SIMULATED_ENCLAVE", "simulated-enclave")
@@ -142,6 +143,7 @@ class WorkerConfig:
     relay: bool
     lifecycle: LifecycleSettings
     concurrency: int  # processes that relay, this one among them
+    fused: bool
     offline_state: Path
     simulation: bool
     simulated_platform: Path | None  # None: the user's default
@@ -227,6 +229,7 @@ def _read(reader: _Reader, command: tuple[str, ...], cwd: Path, runtime_dir: Pat
         relay=reader.value(RELAY, True, _switch),
         lifecycle=_lifecycle(reader),
         concurrency=reader.value(CONCURRENCY, 1, parse_concurrency),
+        fused=reader.value(FUSED, False, _switch),
         offline_state=cwd / reader.value(OFFLINE_STATE, Path(f"{uuid_file}.offline"), Path),
         simulation=reader.value(SIMULATION, False, _switch),
         simulated_platform=reader.value(SIMULATED_PLATFORM, None, Path),
@@ -298,8 +301,19 @@ def _cross_check(reader: _Reader, config: WorkerConfig) -> None:
         reader.problem(SOCKET_UIDS if config.sockets.allow_uids else SOCKET_GIDS, contradiction)
     if config.concurrency > 1 and not config.relay:
         reader.problem(CONCURRENCY, f"has no use with {RELAY.names} off: there is nothing to relay")
+    if config.fused:
+        _check_fused(reader, config)
     if config.simulated_enclave is not None and not config.simulation:
         reader.problem(SIMULATED_ENCLAVE, f"is set without {SIMULATION.names}: set that too, or unset this")
+
+
+def _check_fused(reader: _Reader, config: WorkerConfig) -> None:
+    if config.concurrency > 1:
+        reader.problem(CONCURRENCY, f"cannot be with {FUSED.names}: worker and app are one process")
+    if config.lifecycle.restart is not RestartPolicy.NEVER:
+        reader.problem(RESTART, f"cannot be with {FUSED.names}: the app's end is the process's, restart that")
+    if not config.relay:
+        reader.problem(RELAY, f"cannot be off with {FUSED.names}: nobody would carry the app's sockets")
 
 
 def _name(text: str) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from enclave_proxy.child import ENDING, FORWARDED
@@ -25,10 +25,28 @@ class Receiver(Protocol):
     def send(self, number: signal.Signals) -> None: ...
 
 
+# Calls back on the running loop for each signal, while entered.
+Catch = Callable[[Callable[[signal.Signals], None]], AbstractContextManager[None]]
+
+
+@contextmanager
+def by_the_loop(on: Callable[[signal.Signals], None]) -> Iterator[None]:
+    """The usual way, on a process's main thread."""
+    loop = asyncio.get_running_loop()
+    for number in FORWARDED:
+        loop.add_signal_handler(number, on, number)
+    try:
+        yield
+    finally:
+        for number in FORWARDED:
+            loop.remove_signal_handler(number)
+
+
 class Signals:
     """Takes the process's signals while `installed`."""
 
-    def __init__(self) -> None:
+    def __init__(self, catch: Catch | None = None) -> None:
+        self._catch = catch or by_the_loop
         self.ending = asyncio.Event()
         self.number = signal.SIGTERM  # which one it was, once `ending` is set
         self.early: signal.Signals | None = None
@@ -39,15 +57,9 @@ class Signals:
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Until an app is attached, an ending signal cancels the task that entered here and is kept in `early`."""
-        loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
-        for number in FORWARDED:
-            loop.add_signal_handler(number, self._on, number)
-        try:
+        with self._catch(self._on):
             yield
-        finally:
-            for number in FORWARDED:
-                loop.remove_signal_handler(number)
 
     def attach(self, app: Receiver) -> None:
         """From now on signals go to this app."""

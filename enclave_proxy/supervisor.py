@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from structlog.typing import FilteringBoundLogger
 
@@ -23,6 +24,24 @@ from enclave_proxy.restarts import Restarts
 
 # What an app that has ended leaves behind in its process group may take to end as well; the next start waits for it.
 LEFT_BEHIND = 5.0
+
+
+class App(Protocol):
+    """A running app: a child process (`child`), or code of this very process (`fused`)."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def send(self, number: signal.Signals) -> None: ...
+
+    async def wait(self) -> int: ...
+
+    async def end_others(self, deadline: float) -> None: ...
+
+    def kill(self) -> bool: ...
+
+
+Starter = Callable[[tuple[str, ...], Mapping[str, str]], Awaitable[App]]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -37,7 +56,8 @@ class Supervisor:
     config: Callable[[], RelayConfig | None]
     state: AppState
     log: FilteringBoundLogger
-    _child: Child | None = None
+    start: Starter = Child.start
+    _child: App | None = None
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> int:
@@ -69,7 +89,7 @@ class Supervisor:
             self._child.kill()
 
     async def _once(self) -> int:
-        child = await Child.start(self.command, self.env)
+        child = await self.start(self.command, self.env)
         state, self._child = self.state, child
         state.running, state.restart_delay = True, None
         state.starts += 1
@@ -79,6 +99,7 @@ class Supervisor:
                 probing = group.create_task(self._probe())
                 status = await child.wait()
                 probing.cancel()
+            state.running = False
             await child.end_others(LEFT_BEHIND)
         finally:
             state.running = False

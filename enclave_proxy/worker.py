@@ -24,18 +24,22 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from google.protobuf.struct_pb2 import Struct
 from structlog.typing import FilteringBoundLogger
 
 from enclave_proxy.admin import Admin
+from enclave_proxy.app_addresses import app_addresses, server_settings
 from enclave_proxy.apply import AppParameters, app_command, app_environment, write_files
 from enclave_proxy.backoff import Backoff
 from enclave_proxy.bootstrap import Activation, Activator, Credentials
+from enclave_proxy.child import Child
 from enclave_proxy.config import ERA_CONFIG, WorkerConfig
 from enclave_proxy.errors import ProxyError, Revoked, StartError
 from enclave_proxy.first_activation import first_activation
+from enclave_proxy.fused import Fused
 from enclave_proxy.health import Health
 from enclave_proxy.identity_store import IdentityStore
 from enclave_proxy.instance import RunDirectory, load_or_create_uuid
@@ -43,13 +47,14 @@ from enclave_proxy.limits import Limits
 from enclave_proxy.local_sockets import local_servers
 from enclave_proxy.offline import Keeper, OfflineFile
 from enclave_proxy.relay import Relay
+from enclave_proxy.relay_config import RelayConfig
 from enclave_proxy.restarts import Restarts
 from enclave_proxy.route_parts import Local
 from enclave_proxy.sealed_state import OfflineState
 from enclave_proxy.session import Session
 from enclave_proxy.shutdown import Shutdown
 from enclave_proxy.signals import Signals
-from enclave_proxy.supervisor import Supervisor
+from enclave_proxy.supervisor import Starter, Supervisor
 from enclave_proxy.surroundings import Surroundings, look_around
 from enclave_proxy.xds_client import XdsClient
 from sds.material import MaterialError
@@ -74,6 +79,7 @@ class Worker:
     env: Mapping[str, str]
     log: FilteringBoundLogger
     signals: Signals = field(default_factory=Signals)
+    fused: Fused | None = None
 
     async def run(self) -> int:
         """Live; gives the status to exit with. Raises ProxyError if the worker itself cannot go on."""
@@ -173,15 +179,16 @@ class Worker:
     async def _run_app(
         self, command: tuple[str, ...], parameters: AppParameters, serving: _Serving, session: Session, health: Health
     ) -> int:
-        config, lifecycle = self.config, self.config.lifecycle
+        lifecycle = self.config.lifecycle
         app = Supervisor(
             command=command,
-            env=app_environment(self.env, parameters, config.run_dir, config.sockets, simulation=config.simulation),
+            env=self._app_environment(parameters, session.applied),
             restarts=Restarts(lifecycle.restart, random.random),
             patience=lifecycle.app_timeout,
             config=lambda: session.applied,
             state=health.app,
             log=self.log,
+            start=self._starter(session),
         )
         self.signals.attach(app)
         shutdown = Shutdown(
@@ -200,6 +207,18 @@ class Worker:
             for task in watching:
                 task.cancel()
         return status
+
+    def _app_environment(self, parameters: AppParameters, applied: RelayConfig | None) -> dict[str, str]:
+        config = self.config
+        env = app_environment(self.env, parameters, config.run_dir, config.sockets, simulation=config.simulation)
+        # A fused app finds its sockets anyway; these would only have it listen twice.
+        return (server_settings(applied) if self.fused is None else {}) | env | app_addresses(applied)
+
+    def _starter(self, session: Session) -> Starter:
+        if self.fused is None:
+            return Child.start
+        closed = session.pushed.local.refuse_plain_tcp
+        return partial(self.fused.start, config=lambda: session.applied, closed=closed)
 
     async def _configured(self, client: XdsClient, serving: _Serving) -> None:
         """Wait for the first complete configuration, or the end of the stream."""
