@@ -322,9 +322,12 @@ async def test_a_marble_that_is_turned_out_between_its_activation_and_its_app_ne
 
 
 async def test_an_app_that_will_not_end_is_killed(place: Place) -> None:
-    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    stubborn = (
+        "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "print('app is stubborn', file=sys.stderr, flush=True); time.sleep(60)"
+    )
     worker = await place.mesh.start_worker("web", sys.executable, "-c", stubborn, flags=("--app-grace", "1"))
-    await worker.ready()
+    await worker.logged("app is stubborn")
     await place.update(without="web")
     assert await worker.wait() == 1
     assert (await worker.logged("app ended"))["status"] == 128 + signal.SIGKILL
