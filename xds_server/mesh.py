@@ -35,7 +35,7 @@ from xds_server.mesh_changes import EVERYBODY, Concerned, only
 from xds_server.mesh_clients import AccessDenied as AccessDenied
 from xds_server.mesh_clients import ActiveMarble as ActiveMarble
 from xds_server.mesh_clients import Client as Client
-from xds_server.mesh_clients import Instance, Served, advertised, is_ip, relays, turned_out
+from xds_server.mesh_clients import Instance, Served, advertised, can_be_dialled, relays, turned_out
 from xds_server.mesh_clients import Role as Role
 from xds_server.mesh_endpoints import DEFAULT_GRACE, Endpoints
 from xds_server.mesh_secrets import MeshSecrets
@@ -269,7 +269,7 @@ class Mesh:
         key = client.name, client.uuid
         self._absences.connected(key)
         before = bind_address(self._endpoints.address(key))
-        changed = self._endpoints.connected(key, address if address is not None and is_ip(address) else None)
+        changed = self._endpoints.connected(key, address if address is not None and can_be_dialled(address) else None)
         if not relays(node):
             # A co-located Envoy carries this Marble's data, so its worker will never acknowledge listeners.
             changed |= self._endpoints.ready(key)

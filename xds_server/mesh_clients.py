@@ -114,8 +114,7 @@ def advertised(marble: ActiveMarble, node: Node) -> str | None:
         if value.lower() not in {name.lower() for name in marble.dns_names}:
             raise _not_own_address() from None
         return value.lower()
-    usable = not (address.is_unspecified or address.is_multicast)
-    if not usable or address not in {ip_address(str(a)) for a in marble.ip_addresses}:
+    if not can_be_dialled(value) or address not in {ip_address(str(a)) for a in marble.ip_addresses}:
         raise _not_own_address()
     return str(address)
 
@@ -128,6 +127,15 @@ def _not_own_address() -> AccessDenied:
     return AccessDenied(
         "PERMISSION_DENIED", "bad_address", "the advertised address is not among the names of the certificate"
     )
+
+
+def can_be_dialled(text: str) -> bool:
+    """Whether a text is an IP address at which somebody can be: what a DNS name resolves to is not always one. A zone
+    (`fe80::1%eth0`) means something on one machine only."""
+    if not is_ip(text) or "%" in text:
+        return False
+    address = ip_address(text)
+    return not (address.is_unspecified or address.is_multicast)
 
 
 def is_ip(text: str) -> bool:
