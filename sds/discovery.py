@@ -21,7 +21,7 @@ from sds.discovery_delta import DeltaStream
 from sds.discovery_redaction import redact
 from sds.discovery_retry import Retry
 from sds.discovery_sotw import SotwStream
-from sds.discovery_stream import Stream
+from sds.discovery_stream import Stream, nobody
 from sds.discovery_types import MAX_REQUEST_BYTES, Kind, ProtocolError, Receipt, Response, TypeStatus, View
 
 __all__ = [
@@ -36,5 +36,6 @@ __all__ = [
     "Stream",
     "TypeStatus",
     "View",
+    "nobody",
     "redact",
 ]

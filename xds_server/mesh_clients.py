@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from types import MappingProxyType
 
 from manifests.model import Manifest
 from sds.attestation.claims import Claims
+from sds.identity import marble_spiffe_id
 from sds.material import Identity
 from sds.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
 from sds.wire.discovery_pb2 import Node
@@ -93,6 +95,17 @@ class ActiveMarble:
     def at_rest(self) -> ActiveMarble:
         """The same, as it is kept: see `Identity.at_rest`."""
         return replace(self, identity=self.identity.at_rest())
+
+
+def denied_to(client: Client, trust_domain: str) -> Callable[[str, str], bool]:
+    """Which names this client may not have for sure, whether there is such a thing or not: the secrets of other
+    identities of its own mesh."""
+    own = marble_spiffe_id(trust_domain, client.name, client.uuid) if client.uuid else ""
+    return partial(_is_somebody_elses, own, f"spiffe://{trust_domain}/")
+
+
+def _is_somebody_elses(own: str, mesh: str, type_url: str, name: str) -> bool:
+    return type_url == SECRET and name.startswith(mesh) and name != own
 
 
 def relays(node: Node) -> bool:

@@ -18,10 +18,11 @@ from collections.abc import Callable
 from cryptography import x509
 from prometheus_client import Gauge
 
-from sds.discovery import DeltaStream, ProtocolError, SotwStream, Stream
+from sds.discovery import DeltaStream, ProtocolError, SotwStream, Stream, nobody
 from sds.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
 from sds.x509_errors import X509_ERRORS
 from xds_server.mesh import AccessDenied, Client, Mesh
+from xds_server.mesh_clients import denied_to
 from xds_server.rotation import Phase
 from xds_server.rpc import Call, Handler, RpcError
 from xds_server.xds_gate import stopping
@@ -138,11 +139,13 @@ class Streams:
         return session
 
     def _session(self, call: Call, peer: Peer, kind: type[Stream], implied_type: str) -> Session:
+        ca = self._mesh.ca
         stream = kind(
             identifier=self._identifier,
             nonce_prefix=f"{secrets.token_hex(4)}-",
             implied_type=implied_type,
             entitled=peer.client.entitled,
+            denied=nobody if ca is None else denied_to(peer.client, ca.trust_domain),
         )
         variant = kind.__name__.removesuffix("Stream").lower()
         method = sys.intern(call.method.rpartition("/")[2])

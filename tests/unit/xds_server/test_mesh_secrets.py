@@ -6,10 +6,12 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from structlog.testing import capture_logs
 
+from sds.discovery_types import NOT_FOUND, PERMISSION_DENIED
 from sds.keys import PrivateKey
 from sds.material import Identity
 from sds.publish_gate import LOOK_AGAIN
@@ -17,7 +19,7 @@ from sds.resources import BUNDLE_NAME, SECRET, Resource
 from tests.kit.fake_operations import FakeOperations
 from tests.kit.pki import HOUR, odd_leaf, other_ca
 from tests.kit.xds_mesh import Town, manifest
-from tests.kit.xds_port import opened
+from tests.kit.xds_port import connected, opened
 from xds_server import client_api_xds
 from xds_server.http_dispatch import Request
 from xds_server.mesh import ActiveMarble, Client
@@ -182,3 +184,19 @@ def test_a_log_line_says_it_once_for_all_instances_of_a_type(town: Town) -> None
         ("shop", "front", False)
     ]
     assert len(list(town.mesh.published.withheld)) == 5
+
+
+async def test_secrets_of_other_identities_are_denied_whether_they_exist_or_not_and_the_stream_stays() -> None:
+    async with opened() as place:
+        web, voting = place.town.activate("web"), place.town.activate("voting")
+        domain = web.identity.spiffe_id.trust_domain
+        theirs, nobodys = str(voting.identity.spiffe_id), f"spiffe://{domain}/marble/web/{uuid4()}"
+        async with connected(place.of(web.identity)) as wire:
+            wire.client.subscribe(SECRET, [theirs, nobodys, "no-such-name"])
+            update = await wire.hear()
+            assert update.resources == ()
+            codes = {name: code for name, (code, _) in update.errors.items()}
+            assert codes == {theirs: PERMISSION_DENIED, nobodys: PERMISSION_DENIED, "no-such-name": NOT_FOUND}
+            wire.client.subscribe(SECRET, [str(web.identity.spiffe_id)])
+            (own,) = (await wire.hear()).resources
+            assert own.name == str(web.identity.spiffe_id)
