@@ -191,8 +191,9 @@ class RpcCall:
     def end(self) -> None:
         """The stream is over."""
         self.closed = True
-        if self._receiver is not None:
-            self._receiver.closed()
+        receiver, self._receiver = self._receiver, None  # or each would keep the other
+        if receiver is not None:
+            receiver.closed()
             return
         _wake(self._turn)
         _wake(self._writable)

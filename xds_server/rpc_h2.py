@@ -50,6 +50,19 @@ class Owner(Protocol):
     def closed(self, stream: Stream) -> None: ...
 
 
+class _Nobody:
+    """Owns a connection that is over."""
+
+    def begun(self, stream: Stream) -> None: ...
+    def message(self, stream: Stream, body: bytes) -> None: ...
+    def half_closed(self, stream: Stream) -> None: ...
+    def writable(self, stream: Stream) -> None: ...
+    def closed(self, stream: Stream) -> None: ...
+
+
+_NOBODY = _Nobody()
+
+
 class Connection(Framing):
     """The server's side: `receive`, `send`, `finish` and `take_out` stand in the bases."""
 
@@ -58,7 +71,7 @@ class Connection(Framing):
     def __init__(self, owner: Owner, limits: H2Limits, budget: ByteBudget, now: float) -> None:
         settings = {f.MAX_STREAMS: limits.streams, f.HEADER_TABLE_SIZE: 0, f.MAX_HEADERS: MAX_HEADERS}
         super().__init__(f.settings(settings), now)
-        self._owner = owner
+        self._owner: Owner = owner
         self._limits = limits
         self._budget = budget
         self._headers = Headers()
@@ -103,6 +116,7 @@ class Connection(Framing):
         self.ended = True
         for stream in tuple(self._streams.values()):
             self._forget(stream)
+        self._owner = _NOBODY  # or each would keep the other, until the next collection of garbage
 
     # ---- frames
 

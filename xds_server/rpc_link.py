@@ -352,7 +352,7 @@ class Link:
         self.state = State.CLOSED
         self._port.poller.forget(self._sock.fileno())
         self._sock.close()
-        self._unsent = b""
+        self._unsent, self._tls = b"", None
         if opened:
             self.h2.cut()
         self._port.gone(self)

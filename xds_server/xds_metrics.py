@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from sds.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
 from sds.secret_checks import PARTS
+from xds_server.tallies import Spreads, Tallies
 
 _SHORT = {
     LISTENER: "listener",
@@ -116,8 +117,8 @@ class XdsMetrics:
         return lambda: self._registry.unregister(collector)
 
     def _by_type(self, registry: CollectorRegistry) -> None:
-        def counter(name: str, text: str) -> Counter:
-            return Counter(_PREFIX + name, text, ("type",), registry=registry)
+        def counter(name: str, text: str) -> Tallies:
+            return Tallies(_PREFIX + name, text, "type", registry)
 
         self.pushes = counter("pushes", "Responses written")
         self.acks = counter("acks", "Responses that clients took")
@@ -127,18 +128,19 @@ class XdsMetrics:
         self.forbidden = counter("forbidden", "Names asked for of a type that the client may not see")
 
     def _times(self, registry: CollectorRegistry) -> None:
-        def seconds(name: str, text: str, edges: tuple[float, ...], *labels: str) -> Histogram:
-            return Histogram(_PREFIX + name, text, labels, buckets=edges, registry=registry)
+        def seconds(name: str, text: str, edges: tuple[float, ...]) -> Histogram:
+            return Histogram(_PREFIX + name, text, buckets=edges, registry=registry)
 
-        self.push_seconds = seconds("push_seconds", "Making and writing a response", _ACK_SECONDS, "type")
-        self.ack_seconds = seconds("ack_seconds", "From writing a response to its ACK", _ACK_SECONDS, "type")
-        self.queue_seconds = seconds("queue_seconds", "From a change to a client's first response", _ACK_SECONDS)
+        def often(name: str, text: str, edges: tuple[float, ...], label: str | None = "type") -> Spreads:
+            return Spreads(_PREFIX + name, text, edges, registry, label)
+
+        self.push_seconds = often("push_seconds", "Making and writing a response", _ACK_SECONDS)
+        self.ack_seconds = often("ack_seconds", "From writing a response to its ACK", _ACK_SECONDS)
+        self.queue_seconds = often("queue_seconds", "From a change to a client's first response", _ACK_SECONDS, None)
+        self.config_size = often("config_size_bytes", "Size of responses", _SIZE_BYTES)
         self.debounce_seconds = seconds("debounce_seconds", "From a change to the push", _DEBOUNCE_SECONDS)
         self.convergence_seconds = seconds(
             "convergence_seconds", "From a change to the last answer of all clients", _CONVERGENCE_SECONDS
-        )
-        self.config_size = Histogram(
-            f"{_PREFIX}config_size_bytes", "Size of responses", ("type",), buckets=_SIZE_BYTES, registry=registry
         )
 
     def _rotation(self, registry: CollectorRegistry) -> None:

@@ -105,6 +105,8 @@ class Passed:
             raise self._judge(e, self) from None
 
     def closed(self) -> None:
-        if self._receiver is not None and self._left is not None:
-            self._receiver.closed()
-            self._left()
+        receiver, left = self._receiver, self._left
+        self._receiver = self._left = None  # or each would keep the other
+        if receiver is not None and left is not None:
+            receiver.closed()
+            left()

@@ -1,92 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The own gRPC transport on real sockets and real TLS: who gets in, who waits, who is sent away, and what it costs."""
+"""The own gRPC transport on real sockets and real TLS: messages both ways, and who gets in."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import pytest
 
 from sds.tls import client_context
+from tests.kit.rpc_handlers import ECHO, FALL, HANDLERS, LISTEN, SINK, WAIT, Echoing
 from tests.kit.rpc_peer import GREETING, framed, open_stream
 from tests.kit.rpc_port import Opened, head_of, opened
 from tests.kit.xds_mesh import Town, manifest
-from xds_server.rpc import Call, CallEnded, Handler, RpcError
+from xds_server.rpc import Call, CallEnded
+from xds_server.rpc_call import RpcCall
 from xds_server.rpc_frames import frame
+from xds_server.rpc_h2 import Connection
+from xds_server.rpc_link import Link
 from xds_server.rpc_port import LinkTimes
 from xds_server.rpc_server import PortLimits
-
-if TYPE_CHECKING:
-    from xds_server.rpc import Receiver
-
-ECHO, SINK, FALL, WAIT, LISTEN = "/t/Echo", "/t/Sink", "/t/Fall", "/t/Wait", "/t/Listen"
-
-
-async def echo(call: Call) -> None:
-    while (body := await call.read()) is not None:
-        await call.write(body)
-
-
-async def fall(call: Call) -> None:
-    body = await call.read()
-    if body == b"politely":
-        raise RpcError("ABORTED", "no more")
-    raise RuntimeError("secret=hunter2")
-
-
-async def wait(_call: Call) -> None:
-    await asyncio.Event().wait()
-
-
-class Echoing:
-    """A Receiver that sends back what it gets, and falls over when told to."""
-
-    open = 0
-
-    def __init__(self, call: Call) -> None:
-        self.call = call
-        self.waiting: list[bytes] = []
-        self.over = False
-        Echoing.open += 1
-
-    def received(self, body: bytes) -> None:
-        if body == b"politely":
-            raise RpcError("ABORTED", "no more")
-        if body == b"fall":
-            raise RuntimeError("secret=hunter2")
-        self.waiting.append(body)
-        if len(self.waiting) == 1:
-            self.go_on()
-
-    def go_on(self) -> None:
-        while self.waiting and self.call.send(self.waiting[0]):
-            del self.waiting[0]
-        if self.over and not self.waiting:
-            self.call.finish()
-
-    def writable(self) -> None:
-        del self.waiting[0]
-        self.go_on()
-
-    def half_closed(self) -> None:
-        self.over = True
-        if not self.waiting:
-            self.call.finish()
-
-    def closed(self) -> None:
-        Echoing.open -= 1
-
-
-async def listen(call: Call) -> Receiver:
-    return Echoing(call)
-
-
-HANDLERS: dict[str, Handler] = {ECHO: echo, FALL: fall, WAIT: wait, LISTEN: listen}
+from xds_server.rpc_stream import Stream
 
 
 @pytest.fixture
@@ -128,6 +66,29 @@ async def test_an_idle_stream_of_a_receiver_has_no_task(port: Opened) -> None:
         assert Echoing.open == 1
     while Echoing.open:
         await asyncio.sleep(0.001)
+
+
+async def test_a_connection_that_is_over_leaves_nothing_for_the_garbage_collector() -> None:
+    ours = (Link, Connection, Stream, RpcCall, Echoing)
+
+    def alive() -> int:
+        return sum(isinstance(thing, ours) for thing in gc.get_objects())
+
+    times = LinkTimes(handshake=0.1, write=0.1, idle=0.1, pong=0.1, tick=0.01)  # who keeps the time lets go, too
+    async with opened(HANDLERS, times=times) as port:
+        gc.collect()
+        gc.disable()
+        try:
+            async with await port.dial() as client:
+                for path in (LISTEN, ECHO):
+                    await client.body(await client.call(path, b"x"), 6)
+                assert alive() > 4
+            while port.port.connections:
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.3)
+            assert alive() == 0
+        finally:
+            gc.enable()
 
 
 @pytest.mark.parametrize("path", [FALL, LISTEN])
@@ -308,96 +269,3 @@ async def test_bytes_that_come_one_by_one_reach_nobody_else() -> None:
         texts = [b"marble-%03d" % n for n in range(20)]
         for text, heard in zip(texts, await asyncio.gather(*map(slowly, texts)), strict=True):
             assert heard.count(b"marble-") == heard.count(text) == 1
-
-
-# ---- who is sent away
-
-
-async def test_a_connection_without_a_call_ends_and_one_with_a_quiet_call_stays() -> None:
-    times = LinkTimes(handshake=0.5, idle=0.3, ping=0.3, pong=0.3, tick=0.05)
-    async with opened(HANDLERS, times=times) as port, await port.dial() as quiet, await port.dial() as idle:
-        number = await quiet.call(LISTEN, b"x")
-        await idle.flush()
-        await idle.until_closed()
-        assert idle.goaway == 0
-        with suppress(TimeoutError):
-            async with asyncio.timeout(1.0):
-                while await quiet.hear():  # pings
-                    pass
-        await quiet.say(number, b"y")
-        assert await quiet.body(number, 12)
-
-
-async def test_a_peer_that_does_not_answer_a_ping_is_let_go() -> None:
-    async with (
-        opened(HANDLERS, times=LinkTimes(handshake=0.5, ping=0.3, pong=0.3, tick=0.05)) as port,
-        await port.dial() as client,
-    ):
-        await client.body(await client.call(LISTEN, b"x"), 6)
-        while port.port.connections:  # it reads nothing any more
-            await asyncio.sleep(0.02)
-        assert Echoing.open == 0
-
-
-async def test_a_peer_that_does_not_read_is_let_go_and_holds_little_meanwhile() -> None:
-    async def pour(call: Call) -> None:
-        while True:
-            await call.write(bytes(1 << 20))
-
-    async with (
-        opened({SINK: pour}, times=LinkTimes(handshake=0.5, write=0.3, tick=0.05)) as port,
-        await port.dial() as client,
-    ):
-        client.h2.increment_flow_control_window(2**31 - 1 - 65535)
-        number = await client.call(SINK)
-        client.h2.increment_flow_control_window(2**31 - 1 - 65535, number)
-        await client.flush()
-        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        (link,) = port.port._links
-        while not link._unsent:
-            await asyncio.sleep(0.01)
-        assert len(link._unsent) < 1 << 20
-        while port.port.connections:
-            await asyncio.sleep(0.02)
-
-
-async def test_one_certificate_has_so_many_connections_and_others_have_theirs() -> None:
-    async with opened(HANDLERS, limits=PortLimits(connections_per_certificate=2)) as port:
-        greedy = port.context(port.town.activate("web").identity)
-        async with await port.dial(greedy) as one, await port.dial(greedy) as two, await port.dial(greedy) as three:
-            for client in (one, two):
-                assert await client.body(await client.call(ECHO, b"x"), 6)
-            await three.until_closed()
-            async with await port.dial() as other:
-                assert await other.body(await other.call(ECHO, b"x"), 6)
-        assert port.refused == ["too many connections of one certificate"]
-
-
-async def test_a_rule_broken_on_one_connection_is_no_matter_on_another(port: Opened) -> None:
-    async with await port.dial() as good, await port.dial() as bad:
-        number = await good.call(ECHO, b"x")
-        bad.writer.write(b"GET / HTTP/1.1\r\n\r\n")
-        await bad.until_closed()
-        assert bad.goaway == 1
-        assert await good.body(number, 6)
-
-
-async def test_stopping_tells_every_call_to_come_back_and_closes(port: Opened) -> None:
-    async with await port.dial() as client:
-        numbers = [await client.call(WAIT), await client.call(LISTEN, b"x")]
-        await client.body(numbers[1], 6)
-        stop = asyncio.ensure_future(port.port.stop(0))
-        for number in numbers:
-            assert (await client.answer(number)).status[0] == b"14"
-        await client.until_closed()
-        await stop
-        assert client.goaway == 0
-    with pytest.raises(ConnectionRefusedError):
-        await port.dial()
-
-
-async def test_a_taken_port_and_a_strange_address_are_said_at_once(port: Opened) -> None:
-    for host, number in (("127.0.0.1", port.number), ("192.0.2.1", 0)):
-        async with opened({}) as other:
-            with pytest.raises(OSError, match="cannot listen on"):
-                await other.port.start(host, number)
