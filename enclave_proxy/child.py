@@ -75,15 +75,6 @@ class Child:
         status = await self._process.wait()
         return 128 - status if status < 0 else status
 
-    async def end(self, deadline: float) -> int:
-        """Wait up to `deadline` seconds for an app that was told to end; then kill it and all it has started."""
-        try:
-            async with asyncio.timeout(deadline):
-                return await self.wait()
-        except TimeoutError:
-            self.kill()
-            return await self.wait()
-
     async def end_others(self, deadline: float) -> None:
         """After the app has ended: tell what it has left behind in its process group to end as well, and kill it after
         `deadline` seconds. An app may be a script that has started the server proper beside an Envoy."""

@@ -36,8 +36,8 @@ from enclave_proxy.apply import AppParameters, app_command, app_environment, wri
 from enclave_proxy.backoff import Backoff
 from enclave_proxy.bootstrap import Activation, Activator, Credentials
 from enclave_proxy.child import Child
-from enclave_proxy.config import ERA_CONFIG, WorkerConfig
-from enclave_proxy.errors import ProxyError, Revoked, StartError
+from enclave_proxy.config import CONCURRENCY, ERA_CONFIG, WorkerConfig
+from enclave_proxy.errors import ConfigError, ProxyError, Revoked, StartError
 from enclave_proxy.first_activation import first_activation
 from enclave_proxy.fused import Fused
 from enclave_proxy.health import Health
@@ -48,6 +48,8 @@ from enclave_proxy.local_sockets import local_servers
 from enclave_proxy.offline import Keeper, OfflineFile
 from enclave_proxy.relay import Relay
 from enclave_proxy.relay_config import RelayConfig
+from enclave_proxy.relay_fleet import Fleet
+from enclave_proxy.relay_process import Settings
 from enclave_proxy.restarts import Restarts
 from enclave_proxy.route_parts import Local
 from enclave_proxy.sealed_state import OfflineState
@@ -103,6 +105,11 @@ class Worker:
     async def _live(self) -> int:
         config = self.config
         surroundings = look_around(config, self.env, utc_now)
+        if config.concurrency > 1 and surroundings.loopback_is_public:
+            raise ConfigError(
+                f"{CONCURRENCY.names}: {config.concurrency} processes under SGX would be as many enclaves, each with "
+                "its own copy of the keys and a host between them: leave it at 1"
+            )
         uuid = load_or_create_uuid(config.uuid_file)
         health = Health(config.marble_type, uuid, config.simulation, utc_now)
         self._say_what_is_not_checked(surroundings)
@@ -165,7 +172,7 @@ class Worker:
         health.started_offline = kept.heard
 
     async def _follow(
-        self, client: XdsClient, store: IdentityStore, relay: Relay | None, health: Health, keeper: Keeper
+        self, client: XdsClient, store: IdentityStore, relay: Relay | Fleet | None, health: Health, keeper: Keeper
     ) -> None:
         """Do what the Coordinator says, until it says that this Marble is none any more."""
         await client.run()
@@ -246,16 +253,29 @@ class Worker:
             await admin.stop()
 
     @asynccontextmanager
-    async def _relay(self, health: Health) -> AsyncIterator[Relay | None]:
+    async def _relay(self, health: Health) -> AsyncIterator[Relay | Fleet | None]:
         if not self.config.relay:
             yield None
             return
-        relay = health.relay = Relay(self.log, Limits(drain=self.config.lifecycle.drain))
+        relay = health.relay = self._make_relay()
         health.clusters = relay.clusters
         try:
             yield relay
         finally:
             await relay.close(min(FLUSH, self.config.lifecycle.drain))
+
+    def _make_relay(self) -> Relay | Fleet:
+        config = self.config
+        limits = Limits(drain=config.lifecycle.drain)
+        if config.concurrency == 1:
+            return Relay(self.log, limits)
+        others = [
+            Settings(limits, config.log_level, config.log_format, config.simulation, config.marble_type, number)
+            for number in range(2, config.concurrency + 1)
+        ]
+        fleet = Fleet(self.log, limits, others, self.env)
+        fleet.start()
+        return fleet
 
     @asynccontextmanager
     async def _sockets(self, health: Health, surroundings: Surroundings) -> AsyncIterator[None]:
@@ -327,7 +347,7 @@ class _Start:
 class _Serving:
     """What runs beside the app. `relay` None: an Envoy carries the data."""
 
-    relay: Relay | None
+    relay: Relay | Fleet | None
     stream: asyncio.Task[None]
 
 

@@ -97,7 +97,8 @@ async def test_an_app_that_will_not_end_is_killed_with_what_it_started(fifo: Pat
     child = await start(code, str(fifo))
     await told(fifo)
     child.send(signal.SIGTERM)
-    assert await child.end(0.05) == 128 + signal.SIGKILL
+    assert child.kill()
+    assert await child.wait() == 128 + signal.SIGKILL
     await asyncio.to_thread(gone, lambda: os.killpg(child.pid, 0))
 
 
@@ -115,7 +116,7 @@ async def test_what_an_app_has_left_behind_is_told_to_end_and_killed_if_it_will_
     child = await start(code, str(fifo), str(stubborn))
     await told(fifo)
     child.send(signal.SIGTERM)
-    assert await child.end(10) == 128 + signal.SIGTERM
+    assert await child.wait() == 128 + signal.SIGTERM
     async with asyncio.TaskGroup() as group:
         group.create_task(child.end_others(0.1 if stubborn else 10))
         if not stubborn:

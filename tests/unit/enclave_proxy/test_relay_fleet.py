@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several relay processes behave as one relay, with real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from enclave_proxy.limits import Limits
+from enclave_proxy.listener import RelayError
+from enclave_proxy.relay_config import Membership, RelayConfig, TcpAddress
+from enclave_proxy.relay_fleet import Fleet
+from enclave_proxy.relay_process import Settings
+from sds.logs import get_logger
+from tests.kit.mesh import free_port
+from tests.kit.mesh_relay import App, Streams, ask, dial, hang_up, inbound, outbound
+from tests.kit.pki import marble, shared_ca
+
+LIMITS = Limits(drain=0.0, endpoint_wait=1.0)
+MANY = 40
+
+
+@asynccontextmanager
+async def fleet(others: int = 1) -> AsyncIterator[Fleet]:
+    settings = [Settings(LIMITS, "warning", "json", True, "web", 2 + n) for n in range(others)]
+    made = Fleet(get_logger("fleet"), LIMITS, settings, dict(os.environ))  # noqa: TID251 - a process of the test's own
+    made.start()
+    try:
+        yield made
+    finally:
+        processes = list(made.processes.values())
+        await made.close()
+        assert made.processes == {}
+        for pid in processes:
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def somewhere() -> TcpAddress:
+    return TcpAddress("127.0.0.1", free_port())
+
+
+async def many(address: TcpAddress, uuid: str | None = None) -> list[Streams]:
+    who = marble(shared_ca(), "web", uuid=uuid)
+    streams = [await dial(address, who, shared_ca().bundle) for _ in range(MANY)]
+    assert {await ask(each) for each in streams} == {b"ping"}
+    return streams
+
+
+def own_share(made: Fleet, name: str = "in") -> int:
+    return made._own.counters.of(name).active
+
+
+async def test_connections_are_spread_counted_as_one_and_outlive_the_death_of_another_process(tmp_path: Path) -> None:
+    ca, address = shared_ca(), somewhere()
+    async with App(tmp_path / "app.sock") as app, fleet() as made:
+        await made.apply(RelayConfig(inbound=(inbound(ca, app, bind=address),)))
+        streams = await many(address)
+        await until(lambda: made.counters.of("in").active == MANY)
+        assert 0 < own_share(made) < MANY
+
+        (pid,) = made.processes.values()
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: made.restarted == 1 and len(made.processes) == 1)
+        assert made.counters.of("in").accepted == MANY
+        assert made.counters.of("in").active == own_share(made)
+        alive = [each for each in streams if await ask(each) == b"ping"]
+        assert len(alive) == own_share(made)
+
+        again = await many(address)
+        await until(lambda: made.counters.of("in").accepted == 2 * MANY)
+        assert own_share(made) < len(alive) + MANY
+        for each in (*streams, *again):
+            await hang_up(each)
+
+
+async def test_a_swap_reaches_every_process_or_none(tmp_path: Path) -> None:
+    ca, address, taken = shared_ca(), somewhere(), socket.create_server(("127.0.0.1", 0))
+    async with App(tmp_path / "app.sock") as app, fleet() as made:
+        old = RelayConfig(inbound=(inbound(ca, app, bind=address),))
+        await made.apply(old)
+        elsewhere = RelayConfig(inbound=(inbound(ca, app, bind=TcpAddress("127.0.0.1", taken.getsockname()[1])),))
+        with taken, pytest.raises(RelayError, match="cannot listen on"):
+            await made.apply(elsewhere)
+        streams = await many(address)
+        await until(lambda: made.counters.of("in").active == MANY > own_share(made))
+
+        out = RelayConfig(outbound=(outbound(ca, tmp_path / "out.sock", address),))
+        await made.apply(RelayConfig(old.inbound, out.outbound))
+        for _ in range(MANY):
+            mine = await asyncio.open_unix_connection(tmp_path / "out.sock")
+            writer = mine[1]
+            writer.close()
+            await writer.wait_closed()
+        await made.apply(RelayConfig())
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(address.host, address.port)
+        for each in streams:
+            assert await each[0].read() == b""  # whichever process had it
+            await hang_up(each)
+
+
+async def test_who_is_turned_out_is_cut_off_in_every_process_and_stays_out_of_a_new_one(tmp_path: Path) -> None:
+    ca, address, uuid = shared_ca(), somewhere(), "11111111-2222-4333-8444-555555555555"
+    async with App(tmp_path / "app.sock") as app, fleet() as made:
+        await made.apply(RelayConfig(inbound=(inbound(ca, app, bind=address),)))
+        streams = await many(address, uuid)
+        made.update_membership(Membership(revoked=frozenset({f"spiffe://{ca.trust_domain}/marble/web/{uuid}"})))
+        for each in streams:
+            assert await each[0].read() == b""
+            await hang_up(each)
+        (pid,) = made.processes.values()
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: made.restarted == 1 and len(made.processes) == 1)
+        for _ in range(MANY):
+            each = await dial(address, marble(ca, "web", uuid=uuid), ca.bundle)
+            assert await ask(each) == b""
+            await hang_up(each)
+
+
+async def test_closing_inbound_drains_every_process(tmp_path: Path) -> None:
+    ca, address = shared_ca(), somewhere()
+    async with App(tmp_path / "app.sock") as app, fleet() as made:
+        await made.apply(RelayConfig(inbound=(inbound(ca, app, bind=address),)))
+        streams = await many(address)
+        patient = asyncio.create_task(made.close_inbound(3600))  # noqa: TID251 - awaited below
+        await until(lambda: "in" not in made.addresses)
+        assert {await ask(each) for each in streams} == {b"ping"}
+        await made.close_inbound(0)
+        await patient
+        for each in streams:
+            assert await each[0].read() == b""
+            await hang_up(each)
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(address.host, address.port)
