@@ -27,8 +27,8 @@ MAX_NAMES_IN_ALL = 8192
 MAX_NAME_BYTES = 512
 # What a client says of itself, without the fields that are of no use here (a stock Envoy's list of extensions, 60 kB).
 MAX_NODE_BYTES = 64 * 1024
-# Ours are 16 characters; what is longer in a client's list of what it holds is no version of ours.
-MAX_VERSION = 64
+# What ours are; what is longer in a client's list of what it holds is no version of ours, and is not repeated.
+MAX_VERSION = 16
 # gRPC clients refuse messages over 4 MiB by default; where the protocol lets us we send several smaller ones.
 MAX_RESPONSE_BYTES = 1024 * 1024
 

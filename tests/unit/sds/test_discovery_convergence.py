@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -187,6 +189,25 @@ def test_incremental_clients_converge(script: list[tuple[str, object]], last: di
 @given(steps, contents)
 def test_state_of_the_world_clients_converge(script: list[tuple[str, object]], last: dict[str, dict[str, str]]) -> None:
     converges(StateOfTheWorld(), script, last, removals=False)
+
+
+@settings(max_examples=200, deadline=None)
+@given(steps, st.randoms(use_true_random=False), contents, st.sets(st.sampled_from(NAMES)))
+def test_both_variants_end_alike_whatever_the_order_of_what_happened(
+    script: list[tuple[str, object]], random: Random, last: dict[str, dict[str, str]], wanted: set[str]
+) -> None:
+    """The same changes, subscriptions, answers and reconnects, in two orders: one wish at the end, one outcome."""
+    other = list(script)
+    random.shuffle(other)
+    end: list[tuple[str, object]] = [("names", (type_url, wanted)) for type_url in NAMED]
+    outcomes = []
+    for kind in (Incremental, StateOfTheWorld):
+        for order in (script, other):
+            machine = kind()
+            converges(machine, [*order, *end], last, removals=kind is Incremental)
+            view = machine.view
+            outcomes.append({t: {n: v for n, v in machine.holds(t).items() if n in view[t]} for t in (*FULL, *NAMED)})
+    assert all(outcome == outcomes[0] for outcome in outcomes)
 
 
 def converges(
