@@ -129,25 +129,6 @@ async def test_peers_drain_then_the_app_is_told_and_still_reaches_others_while_i
     assert await db.wait() == 9
 
 
-async def test_a_second_signal_waits_for_nobody(mesh: MeshHarness) -> None:
-    web_port, db_port = free_port(), free_port()
-    await mesh.start_coordinator()
-    await mesh.set_manifest(town(mesh, web_port, db_port))
-    web = await mesh.start_worker("web", *SLEEP)
-    db = await echo(mesh, "db", db_port, "--drain", "3600")
-    await web.ready()
-    reader, writer = await asyncio.open_unix_connection(str(web.run_dir / f"db-{db_port}.sock"))
-    writer.write(b"one")
-    assert await reader.readexactly(6) == b"db:one"
-    db.send(signal.SIGTERM)
-    await db.logged("ending")
-    db.send(signal.SIGINT)
-    await db.logged("told again: connections are cut off")
-    assert await reader.read() == b""
-    assert await db.wait() == 0
-    writer.close()
-
-
 async def test_a_failing_app_is_started_again_and_readiness_waits_until_it_listens(mesh: MeshHarness) -> None:
     web_port, db_port = free_port(), free_port()
     await mesh.start_coordinator()
@@ -208,20 +189,31 @@ async def test_a_spoiled_file_starts_nothing(mesh: MeshHarness) -> None:
     assert (await db.admin("/readyz"))[0] == 503
 
 
-async def test_several_relay_processes_are_one_marble(mesh: MeshHarness) -> None:
+async def test_several_relay_processes_are_one_marble_and_a_second_signal_waits_for_none_of_them(
+    mesh: MeshHarness,
+) -> None:
     web_port, db_port = free_port(), free_port()
     await mesh.start_coordinator()
     await mesh.set_manifest(town(mesh, web_port, db_port))
     web = await mesh.start_worker("web", *SLEEP, flags=("--concurrency", "2"))
-    db = await echo(mesh, "db", db_port, "--concurrency", "2")
+    db = await echo(mesh, "db", db_port, "--concurrency", "2", "--drain", "3600")
     await web.ready()
     joined = await db.logged("relay process joined")
-    for _ in range(30):
-        await ask(web.run_dir / f"db-{db_port}.sock", b"x", b"db:x")
+    open_ones = [await asyncio.open_unix_connection(str(web.run_dir / f"db-{db_port}.sock")) for _ in range(30)]
+    for reader, writer in open_ones:
+        writer.write(b"x")
+        assert await reader.readexactly(4) == b"db:x"
     accepted = f'marblemesh_worker_connections_accepted_total{{listener="inbound|{db_port}"}} 30.0'
     await db.admin_says("/metrics", lambda text: accepted in text)
     os.kill(joined["pid"], 0)
+
     db.send(signal.SIGTERM)
+    await db.logged("ending")
+    db.send(signal.SIGINT)
+    await db.logged("told again: connections are cut off")
+    for reader, writer in open_ones:
+        assert await reader.read() == b""
+        writer.close()
     assert await db.wait() == 0
     with pytest.raises(ProcessLookupError):
         os.kill(joined["pid"], 0)

@@ -15,9 +15,11 @@ from enclave_proxy.counters import Refusal, RelayCounters
 from enclave_proxy.errors import StartError
 from enclave_proxy.health import Health
 from sds.material import Identity
-from sds.resources import SECRET, identity_secret
+from sds.resources import CLUSTER, LISTENER, SECRET, identity_secret
+from tests.kit.manifests import certificate
 from tests.kit.pki import marble, now
-from tests.unit.enclave_proxy.test_session import Talk
+from tests.kit.pushes import TLS, snapshot
+from tests.unit.enclave_proxy.test_session import FakeRelay, Talk
 
 LOOPBACK = HostPort("127.0.0.1", 0)
 
@@ -86,6 +88,26 @@ async def test_readiness_needs_identity_configuration_and_app_but_no_coordinator
         assert (await get(client, "/readyz")) == (503, "ending\n")
         health.ending, health.now = False, lambda: now() + timedelta(days=1)
         assert (await get(client, "/readyz")) == (503, "the identity has expired\n")
+
+
+async def test_readiness_says_which_listeners_are_missing_and_why() -> None:
+    refusing = Talk(FakeRelay(refuse="cannot listen on 127.0.0.1:8080: Address already in use"))
+    health, talk = await running()
+    tls = {**TLS, "web": {"Incoming": [{"Port": "8080"}, {"Port": "9090", "Peers": ["g"]}]}}
+    more = snapshot(tls, Gateways={"g": {"Certificate": certificate()}}).marble_routes("web", "127.0.0.1")
+    await talk.push(CLUSTER, more.clusters.values())
+    await talk.push(LISTENER, more.listeners.values())
+    await refusing.push(CLUSTER, more.clusters.values())
+    await refusing.push(LISTENER, [more.listeners["inbound|8080"]])
+    async with served(health) as client:
+        status, text = await get(client, "/readyz")
+        assert status == 503
+        assert text.startswith("listeners not live: inbound|9090: inbound|9090: ")
+        assert "no secret 'ROOTCA|9090' yet" in text
+        health.app.running = False
+        assert (await get(client, "/readyz"))[1].splitlines()[1] == "the app is not running"
+        health.session = refusing.session
+        assert "no configuration in force yet: cannot listen on 127.0.0.1:8080" in (await get(client, "/readyz"))[1]
 
 
 async def test_a_marble_that_was_turned_out_is_not_ready_and_says_why() -> None:
