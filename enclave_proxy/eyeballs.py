@@ -112,7 +112,8 @@ class _Race:
             if address is None:
                 self._exhausted = True
             elif self._start(address):
-                self._next = self._loop.call_later(self._delay, self._slow)
+                # Both event loops hear of sockets before timers: that we were busy ourselves starts nothing.
+                self._next = self._loop.call_later(self._delay, self._start_next)
                 return
         if not self._pending and not self.result.done():
             self.result.set_result(None)
@@ -135,7 +136,9 @@ class _Race:
     def _answered(self, attempt: _Attempt) -> None:
         self._loop.remove_writer(attempt.connection.fileno())
         self._pending.remove(attempt)
-        if not self._finished(attempt, attempt.connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
+        if self.result.done():  # in this very turn of the loop, and whoever was late has been told of already
+            attempt.connection.close()
+        elif not self._finished(attempt, attempt.connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
             self._start_next()
 
     def _finished(self, attempt: _Attempt, error: int) -> bool:
@@ -143,30 +146,14 @@ class _Race:
             attempt.connection.close()
             self._failed(attempt.address, OSError(error, os.strerror(error)))
             return False
-        if self.result.done():
-            attempt.connection.close()
-            return True
         self.result.set_result((attempt.address, attempt.connection))
         for other in self._pending:
             if attempt.started - other.started > self._delay / 2:  # timers are coarse
                 self._failed(other.address, TimeoutError(errno.ETIMEDOUT, "overtaken by another address"))
         return True
 
-    def _slow(self) -> None:
-        # In a busy process the clock is no proof that the peer is slow: maybe only we have not looked yet.
-        if not any(_is_connected(attempt.connection) for attempt in self._pending):
-            self._start_next()
-
     def _out_of_time(self) -> None:
         if not self.result.done():
             for attempt in self._pending:
                 self._failed(attempt.address, TimeoutError(errno.ETIMEDOUT, "timed out"))
             self.result.set_result(None)
-
-
-def _is_connected(connection: socket.socket) -> bool:
-    try:
-        connection.getpeername()
-    except OSError:
-        return False
-    return True

@@ -57,6 +57,15 @@ def test_a_full_endpoint_gets_nothing_while_another_has_less() -> None:
     assert [made.choose() for _ in range(10)] == [B] * 10
 
 
+def test_an_ejected_endpoint_is_chosen_only_when_all_others_were_tried() -> None:
+    made = balancer(A, B, C)
+    while not made.failed(A):
+        pass
+    assert {made.choose() for _ in range(50)} == {B, C}
+    assert made.choose(tried={B}) == C
+    assert made.choose(tried={B, C}) == A
+
+
 def test_the_same_address_twice_is_one_endpoint() -> None:
     assert loads(balancer(A, A, B)) == {A: 0, B: 0}
 
