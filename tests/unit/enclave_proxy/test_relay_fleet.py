@@ -7,6 +7,8 @@ import asyncio
 import os
 import signal
 import socket
+import sys
+import textwrap
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -146,3 +148,40 @@ async def test_closing_inbound_drains_every_process(tmp_path: Path) -> None:
             await hang_up(each)
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection(address.host, address.port)
+
+
+async def test_relay_processes_end_with_their_worker_however_it_ends() -> None:
+    worker = """
+        import asyncio, os
+        from enclave_proxy.limits import Limits
+        from enclave_proxy.relay_config import RelayConfig
+        from enclave_proxy.relay_fleet import Fleet
+        from enclave_proxy.relay_process import Settings
+        from sds.logs import get_logger
+        async def main():
+            fleet = Fleet(get_logger("x"), Limits(), [Settings(Limits(), "error", "json", True, "web", 2)], os.environ)
+            fleet.start()
+            await fleet.apply(RelayConfig())
+            print("pid", *fleet.processes.values(), flush=True)
+            await asyncio.sleep(60)
+        asyncio.run(main())
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", textwrap.dedent(worker), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    pid = 0
+    while not pid:
+        word, *rest = (await process.stdout.readline()).split()
+        pid = int(rest[0]) if word == b"pid" else 0
+    process.kill()
+    await process.wait()
+    await until(lambda: is_gone(pid))
+
+
+def is_gone(pid: int) -> bool:
+    """Ended; whoever adopted it may not have read its status yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
