@@ -17,6 +17,7 @@ import re
 import runpy
 import sys
 import types
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,6 +137,8 @@ def _execute(command: PythonCommand, env: Mapping[str, str], main: types.ModuleT
         case "module":
             _paths(str(Path.cwd()), env)
             sys.argv = ["-m", *command.arguments]
+            # The worker has imported much of the standard library already, `http.server` for one; runpy finds that odd.
+            warnings.filterwarnings("ignore", f"{re.escape(repr(command.target))} found in sys.modules", RuntimeWarning)
             # What `python -m` itself runs, with all its messages.
             runpy._run_module_as_main(command.target)  # type: ignore[attr-defined]
         case "code":

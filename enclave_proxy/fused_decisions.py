@@ -65,13 +65,15 @@ class Decisions:
         """The IPv4 address to answer with; None: look it up. Raises socket.gaierror."""
         if not isinstance(host, str | bytes | bytearray):
             return None
-        name = _text(host)
-        if self._routes().has_name(name, _port(port)):
+        name, number, routes = _text(host), _port(port), self._routes()
+        if routes.has_name(name, number):
             return self._made_up.address_of(name)
+        if isinstance(wrong := routes.dial(name, number), Wrong) and number:
+            raise socket.gaierror(socket.EAI_NONAME, wrong.reason)
         if self.closed and not is_numeric(name):
             raise socket.gaierror(
                 socket.EAI_NONAME,
-                f"{name} port {_port(port)} is not in the manifest's Outgoing, and under SGX nothing else is looked up",
+                f"{name} port {number} is not in the manifest's Outgoing, and under SGX nothing else is looked up",
             )
         return None
 

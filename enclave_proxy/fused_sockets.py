@@ -20,6 +20,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +62,21 @@ def _seen_as_unix(sock: socket.socket) -> Iterator[_socket.socket]:
         view.detach()
 
 
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """A listening socket that is open. `shares`: it was bound with SO_REUSEPORT."""
+
+    sock: socket.socket
+    shares: bool
+
+
 class SwappedSockets:
     """`decisions` says what each address means. `install` once; the app's calls go through here from then on."""
 
     def __init__(self, decisions: Decisions) -> None:
         self._decisions = decisions
         self._lock = threading.Lock()
-        self._bound: dict[str, list[weakref.ref[socket.socket]]] = {}  # by path
+        self._bound: dict[str, list[tuple[weakref.ref[socket.socket], bool]]] = {}  # by path
         self._names: dict[str, tuple[str, int]] = {}  # by path: what the app takes its address for
 
     def install(self) -> Callable[[], None]:
@@ -103,6 +112,7 @@ class SwappedSockets:
         if path is None:
             return _bind(sock, address)
         with self._lock:
+            shares = _shares_port(sock)  # asked before the exchange, UNIX sockets do not have it
             self._names[path] = ("127.0.0.1", address[1])
             if (first := self._live(path)) is None:
                 with _fresh() as made:
@@ -110,17 +120,21 @@ class SwappedSockets:
                     made.bind(path)
                     Path(path).chmod(0o600)
                     _swap(sock, made.fileno())
-            elif first.family != sock.family or _shares_port(first):
+            elif first.sock.family != sock.family or (first.shares and shares):
                 # IPv4 and IPv6 of one port, or SO_REUSEPORT: both take from the same queue.
-                _swap(sock, first.fileno())
+                _swap(sock, first.sock.fileno())
             else:
                 raise OSError(errno.EADDRINUSE, f"port {address[1]} is bound already (it is {path} here)")
-            self._bound.setdefault(path, []).append(weakref.ref(sock))
+            self._bound.setdefault(path, []).append((weakref.ref(sock), shares))
         return None
 
-    def _live(self, path: str) -> socket.socket | None:
-        live = [sock for ref in self._bound.get(path, ()) if (sock := ref()) is not None and sock.fileno() >= 0]
-        self._bound[path] = [weakref.ref(sock) for sock in live]
+    def _live(self, path: str) -> _Bound | None:
+        live = [
+            _Bound(sock, shares)
+            for reference, shares in self._bound.get(path, ())
+            if (sock := reference()) is not None and sock.fileno() >= 0
+        ]
+        self._bound[path] = [(weakref.ref(bound.sock), bound.shares) for bound in live]
         return live[0] if live else None
 
     def _connect(self, sock: socket.socket, address: Any) -> None:
@@ -146,14 +160,14 @@ class SwappedSockets:
         return None
 
     def _connect_ex(self, sock: socket.socket, address: Any) -> int:
-        if in_worker() or sock.family not in INET:
-            return _connect_ex(sock, address)
-        if _is_address(address) and self._decisions.connect(sock.type, *address[:2]) is None:
+        if in_worker() or sock.family not in INET or not _is_address(address):
             return _connect_ex(sock, address)
         try:
             self._connect(sock, address)
+        except socket.gaierror:
+            raise
         except OSError as error:
-            return error.errno or errno.ECONNREFUSED
+            return error.errno or errno.EAGAIN  # a timeout has no number, and this is what Python gives for it
         return 0
 
     def _accept(self, sock: socket.socket) -> tuple[socket.socket, Any]:

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from enclave_proxy.errors import CommandError
+from enclave_proxy.fused_command import PythonCommand
+
+VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
+
+
+@pytest.mark.parametrize("program", ["python", "python3", VERSION, sys.executable])
+def test_names_of_this_python_are_accepted(program: str) -> None:
+    assert PythonCommand.parse([program, "app.py"]) == PythonCommand("script", "app.py")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["app.py", "-m", "x"], PythonCommand("script", "app.py", ("-m", "x"))),
+        (["-m", "pkg.mod", "-c"], PythonCommand("module", "pkg.mod", ("-c",))),
+        (["-mpkg"], PythonCommand("module", "pkg")),
+        (["-c", "pass", "a"], PythonCommand("code", "pass", ("a",))),
+        (["-u", "-B", "app.py"], PythonCommand("script", "app.py", (), unbuffered=True, no_bytecode=True)),
+        (["-uBm", "pkg"], PythonCommand("module", "pkg", (), unbuffered=True, no_bytecode=True)),
+    ],
+)
+def test_options_end_where_python_s_own_end(words: list[str], expected: PythonCommand) -> None:
+    assert PythonCommand.parse(["python", *words]) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (
+            ["gunicorn", "app"],
+            "runs Python programs only, and 'gunicorn' is none: start it as `python -m gunicorn`",
+        ),
+        (["python3.9", "app.py"], f"in the worker's own Python {VERSION[6:]}, not in python3.9"),
+        (
+            ["/usr/local/none/python3", "app.py"],
+            f"the worker's own Python {sys.executable!r}, not in '/usr/local/none/",
+        ),
+        (["python", "-O", "app.py"], "`python -O` cannot be had in fused mode, the interpreter runs already"),
+        (["python", "-X", "dev", "app.py"], "`python -X` cannot be had in fused mode, only -m, -c, -u and -B can"),
+        (["python", "-i", "app.py"], "`python -i` cannot be had in fused mode"),
+        (["python", "--version"], "fused mode cannot run `python --version`"),
+        (["python", "-"], "fused mode cannot run `python -`"),
+        (["python"], "fused mode needs something to run"),
+        (["python", "-m"], "`python -m` needs an argument"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_by_name(words: list[str], reason: str) -> None:
+    with pytest.raises(CommandError) as refused:
+        PythonCommand.parse(words)
+    assert reason in str(refused.value)
