@@ -83,7 +83,9 @@ class Town:
             for sample in family.samples:
                 if sample.name.endswith(("_total", "_streams")):
                     sums[sample.name] = sums.get(sample.name, 0) + sample.value
-        return {**sums, "serialised": self._mesh.serialised, "phase": self._mesh.rotation.phase.name}
+        identities = self._mesh.published.serialised
+        shared = self._mesh.serialised - identities  # under the manifest of now
+        return {**sums, "identities": identities, "shared": shared}
 
     async def activate(self) -> Answer:
         """Every instance gets its identity; their chains and keys go to the file that the workers read."""
@@ -122,9 +124,9 @@ class Town:
         self._identities.use_ca(ca)
         return {"cpu": before, "time": start}
 
-    async def renew(self, count: int) -> Answer:
-        """One worker's identity after the other: CPU seconds for each, pushed and acknowledged."""
-        keys = [place(number % self._workers, self._workers) for number in range(count)]
+    async def renew(self, count: int, among: int) -> Answer:
+        """The identity of one of the first workers after the other: CPU seconds for each, pushed and acknowledged."""
+        keys = [place(number % among, self._workers) for number in range(count)]
         renewed = [((p.marble_type, p.uuid), self._identities.renew((p.marble_type, p.uuid), _now())) for p in keys]
         gc.collect()
         spent = []

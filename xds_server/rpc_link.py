@@ -28,6 +28,8 @@ _UNSENT = 64 * 1024
 # TCP keepalive: 30 s of silence and 2 probes 10 s apart end a connection to a host that is gone.
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 2))
 
+_CLOSE_WAIT = 8  # tcp_info.tcpi_state, the first byte: the peer has sent everything
+
 _log = get_logger(__name__)
 
 
@@ -107,6 +109,9 @@ class Link:
     def shake(self) -> None:
         """A step of the handshake."""
         if self.state is State.QUEUED:
+            if self._has_left():
+                self._refuse("client left before its turn came")
+                return
             self._tls = self._port.tls.accept()
             self.state, self._since = State.SHAKING, self._port.now
         if self.state is not State.SHAKING or self._tls is None:
@@ -130,6 +135,10 @@ class Link:
             self._open(plain)
         elif self.state is State.SHAKING:
             self._watch_once()
+
+    def _has_left(self) -> bool:
+        """Whether the client has closed its end: it has waited too long, and a handshake would be for nobody."""
+        return self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _CLOSE_WAIT
 
     def _watch_once(self) -> None:
         self._watch((IN | OUT if self._unsent else IN) | ONCE)

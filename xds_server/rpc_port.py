@@ -24,7 +24,7 @@ class LinkTimes:
     for one that hangs); and how exactly all that is measured."""
 
     handshake: float = 30.0
-    turn: float = 60.0
+    turn: float = 300.0
     write: float = 30.0
     idle: float = 60.0
     ping: float = 120.0

@@ -210,6 +210,27 @@ async def test_a_storm_waits_its_turn_and_nobody_is_refused() -> None:
         assert port.refused == []
 
 
+async def test_no_handshake_is_made_for_who_has_left_before_its_turn() -> None:
+    async with opened(HANDLERS, limits=PortLimits(handshakes=2)) as port:
+        hello = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        hello.check_hostname = False
+        out = ssl.MemoryBIO()
+        with suppress(ssl.SSLWantReadError):
+            hello.wrap_bio(ssl.MemoryBIO(), out).do_handshake()
+        first = out.read()
+        clients = [socket.create_connection(("127.0.0.1", port.number)) for _ in range(6)]
+        for sock in clients:
+            sock.sendall(first)
+        while port.port._handshakes.waiting < 5:
+            await asyncio.sleep(0.001)
+        for sock in clients[1:]:
+            sock.close()
+        clients[0].close()
+        while port.port.connections:
+            await asyncio.sleep(0.001)
+        assert port.refused.count("client left before its turn came") == 5
+
+
 async def test_who_begins_handshakes_and_does_not_go_on_keeps_nobody_out() -> None:
     times = LinkTimes(handshake=0.5, tick=0.05)
     async with opened(HANDLERS, limits=PortLimits(handshakes=4), times=times) as port:
