@@ -22,7 +22,7 @@ from marblemesh.cli import (
     xds_verbs,
 )
 from marblemesh.cli.errors import CliError
-from marblemesh.client import ClientError
+from marblemesh.client import ClientError, RequestRefused
 from sds.attestation.errors import AttestationError
 
 _PROGRAMS = "Programs"
@@ -92,6 +92,15 @@ for _name, _verb, _example in (
     app.command(f"recover {_name}", epilog=_example, hidden=True)(_verb)
 
 
+# The Coordinator says these in MarbleRun's words, whatever was asked of it.
+_HINTS = {
+    "requested value not set": "no manifest is set yet; 'marblemesh manifest set' sets it",
+    "server is not in expected state": "'marblemesh status' says what the Coordinator is ready for; once a manifest is "
+    "set, 'marblemesh manifest update apply' changes it",
+    "no update in progress": "it may have been applied, cancelled or found impossible; 'marblemesh manifest log' says",
+}
+
+
 def _program(name: str, help_text: str) -> None:
     """List a program that `marblemesh` starts before it comes here; loading it would bring its libraries along."""
 
@@ -127,6 +136,8 @@ def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         result: Any = app(args=list(arguments), prog_name="marblemesh", standalone_mode=False, obj=environment)
     except _UsageError as error:
         return _usage(error)
+    except RequestRefused as error:
+        return _fail(str(error), 1, _HINTS.get(error.message))
     except (CliError, ClientError, AttestationError, ManifestError) as error:
         return _fail(str(error), 1)
     except typer.Abort:
@@ -146,13 +157,15 @@ def _usage(error: Exception) -> int:
         return 2
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "marblemesh"
-    text = text.replace("Value error, ", "")
+    text = text.replace("Value error, ", "").removeprefix("Invalid value: ")
     return _fail(f"{_lower(text.strip().rstrip('.'))} (see {command} --help)", 2)
 
 
-def _fail(text: str, status: int) -> int:
+def _fail(text: str, status: int, hint: str | None = None) -> int:
     line = " ".join(text.split())
     typer.secho(f"marblemesh: {line}", fg=typer.colors.RED, err=True)
+    if hint is not None:
+        typer.echo(f"hint: {hint}", err=True)
     return status
 
 

@@ -18,6 +18,7 @@ from manifests.errors import ManifestError, ManifestSyntaxError, Problem
 from manifests.model import Manifest
 from manifests.parse import parse
 from manifests.schema import schema_text
+from manifests.template_check import template_problems
 from marblemesh.cli import update_verbs
 from marblemesh.cli.errors import CliError, NegativeResult
 from marblemesh.cli.files import write_file
@@ -39,13 +40,13 @@ _FINGERPRINT = re.compile(r"[0-9a-fA-F]{64}")
 
 @verbs.command(epilog="Example: marblemesh manifest check manifest.json && echo fine")
 def check(file: ManifestPath, output: OutputFormat = Format.TEXT) -> None:
-    """Check a manifest here, without a Coordinator: every rule, all problems at once.
+    """Check a manifest here, without a Coordinator: its rules and templates, all problems at once.
 
     Problems and warnings go to stderr, one a line, each with its place. Exit status 1 if the manifest is refused.
     """
     document = read_manifest(file)
     try:
-        manifest = parse(document.raw)
+        manifest = _parsed(document.raw)
     except ManifestError as error:
         if output is Format.JSON:
             print_json({"valid": False, "problems": _problems(error.problems), "warnings": []})
@@ -176,13 +177,21 @@ def _show_checked(document: ManifestFile, manifest: Manifest, output: Format) ->
     typer.echo(f"OK, fingerprint {manifest.fingerprint}")
 
 
+def _parsed(raw: bytes) -> Manifest:
+    """With its templates tried, as the Coordinator tries them. Raises ManifestError."""
+    manifest = parse(raw)
+    if problems := tuple(template_problems(manifest)):
+        raise ManifestError(problems)
+    return manifest
+
+
 def _problems(problems: tuple[Problem, ...]) -> list[dict[str, str]]:
     return [{"path": problem.path, "message": problem.message} for problem in problems]
 
 
 def _require_valid(document: ManifestFile) -> None:
     try:
-        manifest = parse(document.raw)
+        manifest = _parsed(document.raw)
     except ManifestError as error:
         text = _without_line(error.problems[0]) if _line(error) else str(error)
         raise CliError(f"{_place(document, error)}: {text}") from None

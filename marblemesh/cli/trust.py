@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,7 @@ from sds.attestation.simulated import SIMULATED_SIGNER, SimulatedPlatform, defau
 from sds.attestation.verify import DcapVerifier
 
 DEFAULT_ERA_CONFIG = "era-config.json"
+SIMULATED_PLATFORM = "EDG_SIMULATED_PLATFORM_DIR"
 # Intel's own service answers under the same paths as a PCCS, without a key for what is needed here.
 INTEL_PCS = "https://api.trustedservices.intel.com"
 # A simulated Coordinator says by default that it is product 3, version 3, as MarbleRun's releases do.
@@ -149,7 +151,7 @@ def _with_flags(policy: Policy, trust: TrustOptions) -> Policy:
 
 def _appraiser(trust: TrustOptions) -> Appraiser:
     if trust.simulation:
-        directory = trust.simulated_platform or default_platform_dir(trust.environment)
+        directory = trust.simulated_platform or _platform_dir(trust.environment)
         if not (directory / "identity").is_dir():
             # Opening it would make one, and then nobody's quote would fit.
             raise CliError(
@@ -164,6 +166,12 @@ def _appraiser(trust: TrustOptions) -> Appraiser:
             raise CliError(f"--collateral-dir: {str(trust.collateral_dir)!r} is not a directory")
         collateral = DirectoryCollateral(trust.collateral_dir)
     return Appraiser(DcapVerifier.intel(), collateral, _now)
+
+
+def _platform_dir(env: Mapping[str, str]) -> Path:
+    """Where Coordinator and workers look that were started in this environment."""
+    named = env.get(SIMULATED_PLATFORM)
+    return Path(named) if named else default_platform_dir(env)
 
 
 def _save_quote(client: Client, trust: TrustOptions) -> None:

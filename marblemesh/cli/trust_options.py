@@ -103,7 +103,8 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
         Annotated[
             Path | None,
             typer.Option(
-                help="The simulated platform's directory, if not the default; needs --simulation.",
+                help="The simulated platform's directory, if not the default; needs --simulation. "
+                "[EDG_SIMULATED_PLATFORM_DIR]",
                 metavar="DIR",
                 rich_help_panel=_TRUST,
             ),

@@ -22,10 +22,11 @@ class Result:
     out: str
     err: str
     line: str = field(init=False)
-    """The last line of stderr: the error."""
+    """The last line of stderr but for a hint: the error."""
 
     def __post_init__(self) -> None:
-        self.line = self.err.splitlines()[-1] if self.err else ""
+        lines = [line for line in self.err.splitlines() if not line.startswith("hint: ")]
+        self.line = lines[-1] if lines else ""
 
 
 @dataclass

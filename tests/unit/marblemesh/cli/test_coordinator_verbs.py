@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from marblemesh.cli.app import run
 from sds.attestation.simulated import SIMULATED_SIGNER
 from sds.ca import CertificateAuthority
 from tests.kit.fake_coordinator import COORDINATOR
@@ -52,6 +54,7 @@ async def test_set_uploads_the_exact_bytes_and_keeps_the_certificates(operator: 
         f"marblemesh: POST https://{operator.fake.address}/api/v2/manifest: "
         "500 Internal Server Error: error: server is not in expected state"
     )
+    assert again.err.splitlines()[-1].endswith("'marblemesh manifest update apply' changes it")
 
 
 async def test_set_refuses_a_bad_manifest_before_it_talks_to_anybody(operator: Operator) -> None:
@@ -237,6 +240,15 @@ async def test_certificates_of_another_coordinator_are_not_written(operator: Ope
     assert (result.status, list(operator.here.iterdir())) == (1, [])
     assert "is not the one kept in" in result.line
     assert (await operator.call("certificate", "root", operator.fake.address, "-i", simulation=False)).status == 0
+
+
+async def test_the_platform_is_where_the_environment_says_as_for_coordinator_and_worker(
+    operator: Operator, tmp_path: Path
+) -> None:
+    directory = {"EDG_SIMULATED_PLATFORM_DIR": str(operator.fake.directory / "platform")}
+    words = ["status", operator.fake.address, "--simulation"]
+    assert await asyncio.to_thread(run, words, {**directory, "XDG_CONFIG_HOME": str(tmp_path)}) == 0
+    assert await asyncio.to_thread(run, words, {"XDG_CONFIG_HOME": str(tmp_path), "HOME": str(tmp_path)}) == 1
 
 
 async def test_a_platform_that_nobody_made_is_not_made_by_looking(operator: Operator, tmp_path: Path) -> None:

@@ -67,6 +67,17 @@ def test_check_prints_every_problem_on_a_line_of_its_own(capsys: Capture, tmp_pa
     }
 
 
+def test_check_tries_every_template(capsys: Capture, tmp_path: Path) -> None:
+    path = tmp_path / "m.json"
+    parameters = {"Env": {"KEY": "{{ hex .Secrets.nobody }}"}}
+    path.write_bytes(raw(manifest(Marbles={"web": {"Package": "p", "Parameters": parameters}})))
+    status, out, err = call(capsys, "manifest", "check", path)
+    assert (status, out) == (1, "")
+    (line,) = lines(err)
+    assert line.startswith(f"{path}: template: data:1:")
+    assert line.endswith("secret does not exist (at Marbles.web.Parameters.Env.KEY)")
+
+
 def test_check_warns_about_what_is_probably_not_meant(capsys: Capture, tmp_path: Path) -> None:
     path = tmp_path / "m.json"
     path.write_bytes(raw(manifest(Marble={})))
