@@ -98,6 +98,7 @@ class Session:
         self.obstacle = ""  # why what was pushed last is not in force
         self._membership = Membership()
         self._accepted: dict[str, dict[str, Resource]] = {}
+        self.restored = False  # what is in force is of an earlier life, and the Coordinator was not heard in this one
         self.changes = 0  # counts what was accepted
         self.offline_start: timedelta | None = None  # how long the Coordinator lets us start without it, if at all
         if relay is not None:
@@ -119,6 +120,7 @@ class Session:
     async def handle(self, update: Update) -> None:
         """Apply one response and queue its ACK or NACK. Raises nothing that a response could cause."""
         kind = short_name(update.type_url)
+        self.restored = False
         try:
             waiting = await self._apply(update)
         except (ProxyError, MaterialError) as error:
@@ -152,6 +154,7 @@ class Session:
             raise RoutesError("", "", f"what was kept is no complete configuration: {self.obstacle}")
         self._resubscribe()
         self.client.hold(found)
+        self.restored = True
 
     def _keep(self, update: Update) -> None:
         self._answered.add(update.type_url)

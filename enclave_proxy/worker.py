@@ -141,8 +141,9 @@ class Worker:
                 store,
                 session,
                 Backoff(random.random, initial=0.5, cap=30.0),
-                None if surroundings.pin is None else lambda: _credentials(activator),
+                lambda: _credentials(activator),
                 self.log,
+                pinned=surroundings.pin is not None,
             )
             await self._restore(session, start.kept, health)
             keeper = Keeper(start.offline, session, store, activation.parameters, utc_now, self.log)

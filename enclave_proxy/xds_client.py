@@ -11,6 +11,9 @@ way to tell: attest it, and if it is the one that was meant, activate again and 
 last good configuration stays and the log says why: following whatever root shows up would let the host swap the
 Coordinator.
 
+A worker that has started without the Coordinator has not heard it in this life. Until it does, it goes over as it would
+have started: without a pin it takes whoever answers at its word, and a refusal of its activation turns it out.
+
 A Coordinator that is ours and says that this Marble was turned out of the mesh (PERMISSION_DENIED, "revoked: ...") is
 believed at once and for good: the same attestation would be refused again.
 """
@@ -29,7 +32,7 @@ from structlog.typing import FilteringBoundLogger
 from enclave_proxy.backoff import Backoff
 from enclave_proxy.bootstrap import Credentials
 from enclave_proxy.config import HostPort
-from enclave_proxy.errors import ProxyError
+from enclave_proxy.errors import ActivationRefused, ProxyError
 from enclave_proxy.grpc_channel import (
     CHANNEL_ERRORS,
     RawStream,
@@ -61,7 +64,7 @@ Reactivate = Callable[[], Awaitable[Credentials]]
 class XdsClient:
     """Runs until cancelled, or until the Coordinator has turned this Marble out: then `revoked` says why.
 
-    `reactivate` gets new credentials from an attested Coordinator (None: there is no pin).
+    `reactivate` gets new credentials by another activation; `pinned`: from a Coordinator that is attested.
     """
 
     def __init__(
@@ -70,14 +73,17 @@ class XdsClient:
         store: IdentityStore,
         session: Session,
         backoff: Backoff,
-        reactivate: Reactivate | None,
+        reactivate: Reactivate,
         log: FilteringBoundLogger,
+        *,
+        pinned: bool,
     ) -> None:
         self._address = address
         self._store = store
         self._session = session
         self._backoff = backoff
         self._reactivate = reactivate
+        self._pinned = pinned
         self._log = log
         self._applying = asyncio.Lock()
         self._told = ""
@@ -102,6 +108,8 @@ class XdsClient:
                     self.revoked = revoked
                     return
                 await self._lost(error)
+                if self.revoked:
+                    return
             finally:
                 status.connected = False
             await asyncio.sleep(self._backoff.next())
@@ -116,7 +124,7 @@ class XdsClient:
         self._told = reason
         if not is_disowned(error):
             return
-        if self._reactivate is None:
+        if not (self._pinned or self._session.restored):
             self._log.debug(
                 "the coordinator may have lost its state, or be another one: without a pin (--era-config) this worker "
                 "keeps its identity and does not follow"
@@ -125,13 +133,17 @@ class XdsClient:
         try:
             credentials = await self._reactivate()
         except ProxyError as refused:
+            if self._session.restored and isinstance(refused, ActivationRefused):
+                self.revoked = f"{REVOKED}it is not activated again: {refused}"
+                return
             self._log.warning("cannot activate again yet", reason=str(refused))
             return
         self._session.status.reactivations += 1
         async with self._applying:
             await self._session.adopt(credentials)
         self._backoff.reset()
-        self._log.warning("activated again with an attested coordinator; files, environment and app stay as they are")
+        attested = "with an attested coordinator" if self._pinned else "with the coordinator"
+        self._log.warning(f"activated again {attested}; files, environment and app stay as they are")
 
     async def _stream(self) -> None:
         credentials = self._store.credentials
