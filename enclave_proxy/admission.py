@@ -7,7 +7,6 @@ is left is the name. A connection that is not admitted never reaches the app, no
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable
 
 from cryptography import x509
@@ -15,11 +14,19 @@ from cryptography import x509
 from enclave_proxy.counters import Refusal
 from enclave_proxy.errors import ProxyError
 from enclave_proxy.relay_config import Membership, PeerRule, uris_of
+from enclave_proxy.tls_library import ffi, lib
 from sds.x509_errors import X509_ERRORS
 
 # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED (x509_vfy.h).
 _DATE_ERRORS = (9, 10)
 _EVERYBODY = Membership()
+# What to tell OpenSSL of a peer that verifies and may not talk, so that it sends the nearest alert: certificate_revoked
+# or bad_certificate (there is access_denied in TLS, but OpenSSL never sends it).
+ALERTS: dict[Refusal, int] = {
+    Refusal.REVOKED: lib.X509_V_ERR_CERT_REVOKED,
+    Refusal.PEER_NOT_ALLOWED: lib.X509_V_ERR_CERT_REJECTED,
+    Refusal.NO_CERTIFICATE: lib.X509_V_ERR_CERT_REJECTED,
+}
 # What OpenSSL says when the first bytes are no TLS record: an HTTP request, or anything else.
 _PLAINTEXT = frozenset(
     {"HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG"}
@@ -74,25 +81,25 @@ def _no_member(membership: Membership, certificate: x509.Certificate) -> str | N
     return None
 
 
-def handshake_refusal(error: OSError) -> Refused:
-    """What a failed handshake is counted as. No text of the peer's gets into the log, only OpenSSL's name for it."""
-    match error:
-        case ssl.SSLCertVerificationError():
-            reason = Refusal.EXPIRED if error.verify_code in _DATE_ERRORS else Refusal.UNTRUSTED
-            return Refused(reason, f"peer certificate: {error.verify_message}")
-        case ssl.SSLError():
-            name = getattr(error, "reason", None) or "unknown TLS error"
-            if name == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
-                return Refused(Refusal.NO_CERTIFICATE, "peer has no certificate")
-            if name in _PLAINTEXT:
-                return Refused(Refusal.PLAINTEXT, "peer does not speak TLS")
-            if "ALERT" in name:
-                return Refused(Refusal.REFUSED_BY_PEER, f"peer refused the handshake: {name}")
-            return Refused(Refusal.TLS_ERROR, f"handshake failed: {name}")
-        case ConnectionAbortedError() | TimeoutError():
-            return Refused(Refusal.TIMEOUT, "peer did not finish the handshake in time")
-        case _:
-            return Refused(Refusal.ABORTED, "peer went away during the handshake")
+def failed_handshake(name: str, alert: int | None) -> Refused:
+    """What a failed handshake is counted as: `name` is OpenSSL's for the failure ("": the connection is gone), `alert`
+    the code of the alert if the peer sent one. No text of the peer's gets into the log."""
+    if alert is not None:
+        return Refused(Refusal.REFUSED_BY_PEER, f"peer refused the handshake: {name}")
+    if not name or name == "UNEXPECTED_EOF_WHILE_READING":
+        return Refused(Refusal.ABORTED, "peer went away during the handshake")
+    if name == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
+        return Refused(Refusal.NO_CERTIFICATE, "peer has no certificate")
+    if name in _PLAINTEXT:
+        return Refused(Refusal.PLAINTEXT, "peer does not speak TLS")
+    return Refused(Refusal.TLS_ERROR, f"handshake failed: {name}")
+
+
+def failed_verification(code: int) -> Refused:
+    """What a certificate is refused for that does not verify: `code` is OpenSSL's X509_V_ERR_…"""
+    reason = Refusal.EXPIRED if code in _DATE_ERRORS else Refusal.UNTRUSTED
+    text = ffi.string(lib.X509_verify_cert_error_string(code)).decode("ascii", "replace")
+    return Refused(reason, f"peer certificate: {text}")
 
 
 class LogBudget:

@@ -24,6 +24,10 @@ class Refusal(StrEnum):
     NO_ENDPOINT = "no_endpoint"
     UPSTREAM_UNAVAILABLE = "upstream_unavailable"
     LIMIT = "limit"
+    TRUNCATED = "truncated"
+    IDLE = "idle"
+    LIFETIME = "lifetime"
+    LINGER = "linger"
 
 
 @dataclass(slots=True)
@@ -44,7 +48,8 @@ class ListenerCounters:
     """payload bytes to the side that connected to us"""
     refused: Counter[Refusal] = field(default_factory=Counter)
     ended: Counter[Refusal] = field(default_factory=Counter)
-    """joined connections that were cut off because their peer may no longer talk"""
+    """joined connections that did not end by themselves: cut off because their peer may no longer talk or because of a
+    timeout, or broken off by one of the two sides"""
 
 
 @dataclass(slots=True)
@@ -63,4 +68,7 @@ class RelayCounters:
 
     def of(self, listener: str) -> ListenerCounters:
         """The counters of a listener, made on first use."""
-        return self.listeners.setdefault(listener, ListenerCounters())
+        found = self.listeners.get(listener)  # nearly always, and making one costs more than the rest of this call
+        if found is None:
+            found = self.listeners[listener] = ListenerCounters()
+        return found

@@ -17,10 +17,18 @@ class Limits:
     endpoint_wait: float = 5.0
     # How long the last bytes of a closing connection may stand still before it is cut off.
     linger: float = 30.0
+    # How long nothing may move on an open connection; 0: for ever. As Envoy.
+    idle_timeout: float = 3600.0
+    # The same once one side has said all that it has to say: an answer may take its time, a forgotten peer may not.
+    half_closed_timeout: float = 300.0
+    # How long a connection may live, whatever moves on it; 0: for ever.
+    lifetime: float = 0.0
     # How long connections of a listener that is no longer there may go on.
     drain: float = 10.0
     # A connection costs two descriptors and about 60 KB with TLS: 8192 are 0.5 GB and 16 k descriptors at most.
     connections: int = 8192
+    # The same for each listener, so that one of them can be kept from taking everything.
+    listener_connections: int = 8192
     # One core does about 500 handshakes a second, so that more than 512 at once would only make each of them slower.
     # Further ones wait in the kernel's backlog.
     handshakes: int = 512

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import ssl
 import stat
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from enclave_proxy.errors import ProxyError
 from enclave_proxy.relay_config import Address, Inbound, Outbound, TcpAddress, UnixAddress
+from enclave_proxy.tls_context import TlsContext
 
 # How many finished TCP handshakes the kernel keeps for us: covers half a second at 2000 new connections per second.
 BACKLOG = 1024
@@ -36,7 +36,7 @@ class Serving:
     """What a connection accepted now gets: its route, and the TLS context made from that route's identity."""
 
     route: Inbound | Outbound
-    context: ssl.SSLContext
+    context: TlsContext
 
 
 class Listener:
@@ -106,12 +106,26 @@ def _bind_tcp(address: TcpAddress) -> socket.socket:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        tune(bound)
         bound.bind((address.host, address.port))
         bound.listen(BACKLOG)
     except BaseException:
         bound.close()
         raise
     return bound
+
+
+def tune(connection: socket.socket) -> None:
+    """Options for a TCP connection that carries other people's messages; one that is accepted has its listener's.
+
+    asyncio sets TCP_NODELAY only on sockets that it made itself; without it a request in two writes waits 40 ms.
+    Keepalive ends connections whose peer vanished without a word, after 60 + 4 * 15 seconds.
+    """
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
 
 
 def _bind_unix(address: UnixAddress) -> socket.socket:

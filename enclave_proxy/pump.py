@@ -1,150 +1,284 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moves the bytes of one admitted connection: two protocols that write straight to each other's transport.
+"""Moves the bytes of one admitted connection: two streams, watched by the event loop, no task and no queue between.
 
-Payload takes no queue and no task; what waits is bounded by the transports' own write buffers, because a side whose
-buffer is full stops the reading of the other one. Both sides are made paused: not one byte is read from either before
-they are joined, and they are joined only after the peer was admitted.
+Each direction reads a chunk into the loop's scratch buffer and sends it on at once. What the receiver does not take
+is kept, and the sender is not read again before it is gone: a connection holds at most one chunk (64 KiB) each way.
 
-Ends: asyncio's TLS transports cannot close one direction only. So when either side ends its stream, what it has sent so
-far is flushed to the other side and then both are closed; an application that shuts down its sending half and still
-expects an answer gets none. A side that does not take what is left within `linger` seconds is cut off.
+Ends: the end of one direction passes on as just that (close_notify, FIN), the other goes on. Both ended: closed. A
+receiver that has gone (its UNIX socket is closed) takes nothing more; what still comes for it is thrown away for a
+bounded time, so that what it said last arrives: a socket closed with unread input resets the connection. One that
+breaks (reset, no close_notify) breaks the other side too, without a clean end: nobody may take a part for the whole.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import cast
 
-# Bytes that may wait for a slow side before the other is stopped. Together with one chunk in flight (at most 256 KiB)
-# a connection holds below 700 KiB in the worst case: 64 KiB + 256 KiB each way.
-HIGH_WATER = 64 * 1024
+from enclave_proxy.counters import ListenerCounters, Refusal
+from enclave_proxy.limits import Limits
+from enclave_proxy.stream import END, WANT_WRITE, Deaf, Stream
+from enclave_proxy.tls_library import scratch
+from enclave_proxy.tls_stream import Truncated
 
-
-class Half(asyncio.Protocol):
-    """One side of a relayed connection."""
-
-    __slots__ = ("_choked", "_count", "_early", "_flushing", "closed", "ended", "other", "transport")
-
-    transport: asyncio.Transport
-
-    def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.other: Half | None = None
-        self.ended: asyncio.Future[None] = loop.create_future()  # nothing more will come from this side
-        self.closed: asyncio.Future[None] = loop.create_future()
-        self._count: Callable[[int], None] | None = None
-        self._early: list[bytes] = []
-        self._choked = False
-        self._flushing = False
-
-    @property
-    def connected(self) -> bool:
-        """Whether there is, or was, a transport."""
-        return hasattr(self, "transport")
-
-    @property
-    def unsent(self) -> int:
-        """Bytes that wait in this side's write buffer."""
-        return 0 if self.closed.done() else self.transport.get_write_buffer_size()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self.transport.set_write_buffer_limits(high=HIGH_WATER)
-        self.transport.pause_reading()
-
-    def data_received(self, data: bytes) -> None:
-        if self._flushing:
-            return  # nobody is left to take it
-        other = self.other
-        if other is None or self._count is None:
-            # A TLS transport may deliver what came with the end of the handshake although reading is paused: at most
-            # one read of 256 KiB.
-            self._early.append(data)
-            return
-        self._count(len(data))
-        other.transport.write(data)
-
-    def eof_received(self) -> bool:
-        self._end()
-        # A plain transport stays open for what still has to be written to it; a TLS transport cannot.
-        return self.transport.get_extra_info("ssl_object") is None
-
-    def pause_writing(self) -> None:
-        self._choked = True
-        if self.other is not None and not self._flushing:
-            self.other.transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        self._choked = False
-        if self._flushing:
-            self._close()
-        elif self.other is not None:
-            self.other.transport.resume_reading()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.closed.done():
-            self.closed.set_result(None)
-        self._end()
-
-    def start(self, count: Callable[[int], None]) -> None:
-        """Begin to pass what this side sends to the other one; `count` gets the size of each chunk."""
-        other = self.other
-        if other is None:
-            raise RuntimeError("a side must be joined before it starts")
-        self._count = count
-        for data in self._early:
-            self.data_received(data)
-        self._early.clear()
-        if self.ended.done():
-            other.close_flushed()
-        elif not other._choked and not self._flushing:
-            self.transport.resume_reading()
-
-    def close_flushed(self) -> None:
-        """Close once everything written so far has left the buffer. What arrives from now on is dropped."""
-        if self._flushing or self.transport.is_closing():
-            return
-        self._flushing = True
-        # `close()` of asyncio's TLS transport drops what it could not yet hand to the socket, so that it must come
-        # after the buffer is empty: with a limit of zero `resume_writing` says when. It also fails on unread input, so
-        # that input is read and dropped.
-        self.transport.resume_reading()
-        self.transport.set_write_buffer_limits(high=0)
-        if self.transport.get_write_buffer_size() == 0:
-            self._close()
-
-    def _close(self) -> None:
-        # Once only: in Python before 3.11.4 a second close() of a TLS transport leaves it unusable, even for abort().
-        if not self.transport.is_closing():
-            self.transport.close()
-
-    def _end(self) -> None:
-        if not self.ended.done():
-            self.ended.set_result(None)
-        if self.other is not None:
-            self.other.close_flushed()
+# How much of a timeout may pass unnoticed: timers look at what moved, bytes do not look at the clock.
+_GRAIN = 8
 
 
-async def splice(
-    near: Half, far: Half, linger: float, received: Callable[[int], None], sent: Callable[[int], None]
-) -> None:
-    """Join two connected sides and wait until both are closed; on cancellation both are cut off.
-
-    `received` counts the bytes from `near` to `far`, `sent` those of the other direction. After the end of either side
-    the rest may take as long as it makes progress within every `linger` seconds.
-    """
+async def splice(near: Stream, far: Stream, limits: Limits, counters: ListenerCounters) -> Refusal | None:
+    """Join two streams and wait until both directions have ended; None, or why it was cut off. Closes both, at once if
+    it is cancelled. `near` is the side that connected to us."""
+    joint = _Joint(near, far, limits, counters)
     try:
-        near.other, far.other = far, near
-        near.start(received)
-        far.start(sent)
-        await asyncio.wait((near.ended, far.ended), return_when=asyncio.FIRST_COMPLETED)
-        waiting = -1
-        while True:
-            _, pending = await asyncio.wait((near.closed, far.closed), timeout=linger)
-            before, waiting = waiting, near.unsent + far.unsent
-            if not pending or waiting in (0, before):
-                return
+        joint.start()
+        return await joint.ended
     finally:
-        near.transport.abort()
-        far.transport.abort()
+        joint.close()
+
+
+class _Joint:
+    """Two streams and the two ways between them."""
+
+    __slots__ = ("_far", "_limits", "_loop", "_near", "_quiet_since", "_seen", "_started", "_timer", "_ways", "ended")
+
+    def __init__(self, near: Stream, far: Stream, limits: Limits, counters: ListenerCounters) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[Refusal | None] = self._loop.create_future()
+        self._near, self._far = near, far
+        inward = _Way(self, near, far, counters, inward=True)
+        outward = _Way(self, far, near, counters, inward=False)
+        inward.other, outward.other = outward, inward
+        self._ways = inward, outward
+        self._limits = limits
+        self._started = self._quiet_since = self._loop.time()
+        self._seen = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        for way in self._ways:
+            way.start()
+        self._watch_clock()
+
+    def end(self, why: Refusal | None = None) -> None:
+        """Both directions are done, or it is cut off."""
+        if not self.ended.done():
+            self.ended.set_result(why)
+            self._forget()
+
+    def close(self) -> None:
+        self._forget()
+        self._near.close()
+        self._far.close()
+
+    def changed(self) -> None:
+        """One direction has ended or is deaf: another timeout counts from now on."""
+        self._quiet_since = self._loop.time()
+        self._watch_clock()
+
+    def _forget(self) -> None:
+        for way in self._ways:
+            way.stop()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _watch_clock(self) -> None:
+        """Look again when the next timeout may be over."""
+        if self._timer is not None:
+            self._timer.cancel()
+        waits = [wait for wait in (self._patience()[0] / _GRAIN, self._rest()) if wait > 0]
+        if waits:
+            self._timer = self._loop.call_later(min(waits), self._tick)
+
+    def _patience(self) -> tuple[float, Refusal]:
+        """How long nothing may move: 0 for ever."""
+        one, other = self._ways
+        if one.lingers or other.lingers:
+            return self._limits.linger, Refusal.LINGER
+        if one.done or other.done:
+            return self._limits.half_closed_timeout, Refusal.IDLE
+        return self._limits.idle_timeout, Refusal.IDLE
+
+    def _rest(self) -> float:
+        """What is left of the lifetime; 0: it has none."""
+        limit = self._limits.lifetime
+        return max(self._started + limit - self._loop.time(), 0.001) if limit else 0.0
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        # Bytes that are thrown away are no sign of life.
+        moved = self._ways[0].moved + self._ways[1].moved
+        if moved != self._seen:
+            self._seen, self._quiet_since = moved, now
+        allowed, why = self._patience()
+        if self._limits.lifetime and now - self._started >= self._limits.lifetime:
+            self.end(Refusal.LIFETIME)
+        elif allowed and now - self._quiet_since >= allowed:
+            self.end(why)
+        else:
+            self._watch_clock()
+
+
+class _Way:
+    """One direction of a joint. What is watched for it: its source for reading, its destination for writing."""
+
+    __slots__ = (
+        "_blocked", "_counters", "_destination", "_inward", "_joint", "_loop", "_pending", "_reading", "_scratch",
+        "_source", "_writing", "done", "dropping", "moved", "other", "source_ended",
+    )  # fmt: skip
+    other: _Way
+
+    def __init__(
+        self, joint: _Joint, source: Stream, destination: Stream, counters: ListenerCounters, *, inward: bool
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._joint = joint
+        self._source = source
+        self._destination = destination
+        self._scratch = scratch.view
+        self._counters = counters
+        self._inward = inward
+        self._pending = b""
+        self._reading = self._writing = False
+        self._blocked = False  # the source cannot be read before it can be written to
+        self.source_ended = False
+        self.dropping = False
+        self.done = False
+        self.moved = 0
+
+    @property
+    def lingers(self) -> bool:
+        """Whether it has to be over soon."""
+        return self.dropping or (self.source_ended and not self.done)
+
+    def start(self) -> None:
+        self._watch_source()
+
+    def stop(self) -> None:
+        """Do nothing any more."""
+        self.done = True
+        self._leave_source()
+        self._leave_destination()
+
+    def readable(self) -> None:
+        """Read once and send on."""
+        source = self._source
+        try:
+            size = source.read()
+            if size > 0:
+                if not self.dropping:
+                    self.moved += size
+                    if self._inward:
+                        self._counters.received += size
+                    else:
+                        self._counters.sent += size
+                    taken = self._destination.send(size)
+                    if taken < size:
+                        self._hold(bytes(self._scratch[taken:size]))
+                if source.unread:
+                    self._loop.call_soon(self._read_rest)
+            elif size == END:
+                self._source_has_ended()
+            elif size == WANT_WRITE:
+                self._blocked = True
+                self._leave_source()
+                self.other.watch_destination()
+        except Deaf:
+            self.drop()
+        except OSError as e:
+            self._joint.end(Refusal.TRUNCATED if isinstance(e, Truncated) else Refusal.ABORTED)
+
+    def _read_rest(self) -> None:
+        if self._reading:
+            self.readable()
+
+    def _hold(self, data: bytes) -> None:
+        self._pending = data
+        self._leave_source()
+        self.watch_destination()
+
+    def writable(self) -> None:
+        """The destination can be written to again."""
+        try:
+            if self._pending:
+                taken = self._destination.send_again(self._pending)
+                self.moved += taken
+                self._pending = self._pending[taken:]
+                if self._pending:
+                    return
+            self._leave_destination()
+            self.other.unblock()
+            if self.source_ended:
+                self._pass_end()
+            elif not self._blocked:
+                self._watch_source()
+        except Deaf:
+            self.drop()
+        except OSError:
+            self._joint.end(Refusal.ABORTED)
+
+    def unblock(self) -> None:
+        """The source can be written to again, which its reading waited for."""
+        if self._blocked:
+            self._blocked = False
+            if not self._pending and not self.source_ended:
+                self._watch_source()
+
+    def drop(self) -> None:
+        """The destination takes nothing more: what comes for it is thrown away, until the source ends or `linger` is
+        over."""
+        if self.done or self.dropping:
+            return
+        self.dropping = True
+        self._pending = b""
+        self._leave_destination()
+        self.other.unblock()
+        if self.source_ended:
+            self._finish()
+        else:
+            if not self._blocked:
+                self._watch_source()
+            self._joint.changed()
+
+    def _source_has_ended(self) -> None:
+        self._leave_source()
+        self.source_ended = True
+        if self._source.gone():
+            self.other.drop()
+        self._pass_end()
+
+    def _pass_end(self) -> None:
+        if self.done:
+            return
+        if self.dropping or self._destination.end_writing():
+            self._finish()
+        else:
+            self.watch_destination()
+            self._joint.changed()
+
+    def _finish(self) -> None:
+        self.done = True
+        if self.other.done:
+            self._joint.end()
+        else:
+            self._joint.changed()
+
+    def watch_destination(self) -> None:
+        if not self._writing:
+            self._writing = True
+            self._loop.add_writer(self._destination.descriptor, self.writable)
+
+    def _leave_destination(self) -> None:
+        if self._writing:
+            self._writing = False
+            self._loop.remove_writer(self._destination.descriptor)
+
+    def _watch_source(self) -> None:
+        if not self._reading:
+            self._reading = True
+            self._loop.add_reader(self._source.descriptor, self.readable)
+            if self._source.unread:
+                self._loop.call_soon(self._read_rest)
+
+    def _leave_source(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._source.descriptor)

@@ -8,8 +8,7 @@ Outbound: app ─plain─► endpoint known? ► dial ► handshake ► name all
 either the whole configuration takes effect or nothing of it. Live contexts are never changed; connections keep what
 they were accepted with, except that those are cut off whose peer the new rules no longer let in (`live`).
 
-A peer that fails the handshake sees the connection end, not an alert: both event loops' TLS transports close without
-sending what OpenSSL has to say. The reason stands in our log and counters.
+A peer that fails the handshake gets the alert that comes nearest to the reason in our log and counters.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -26,7 +24,7 @@ from typing import Protocol
 
 from cryptography import x509
 
-from enclave_proxy.admission import LogBudget, Refused, admit, handshake_refusal
+from enclave_proxy.admission import LogBudget, Refused, objection
 from enclave_proxy.clusters import Clusters
 from enclave_proxy.counters import ListenerCounters, Refusal, RelayCounters
 from enclave_proxy.limits import Limits
@@ -34,12 +32,14 @@ from enclave_proxy.listener import Listener, Serving, bind
 from enclave_proxy.listener import RelayError as RelayError
 from enclave_proxy.live import Joined, Live, rule_of
 from enclave_proxy.open_connections import OpenConnections
-from enclave_proxy.pump import Half, splice
+from enclave_proxy.pump import splice
 from enclave_proxy.relay_config import Address, Inbound, Membership, Outbound, RelayConfig, TcpAddress
+from enclave_proxy.stream import PlainStream, Stream
 from enclave_proxy.task_set import TaskSet
-from enclave_proxy.upstream import Admitted, dial_app, dial_peer, peer_certificate, tune
+from enclave_proxy.tls_context import TlsContext, accepting, dialling
+from enclave_proxy.tls_stream import TlsStream
+from enclave_proxy.upstream import Admitted, dial_app, dial_peer
 from sds.errors import SdsError
-from sds.tls import client_context, server_context
 
 Route = Inbound | Outbound
 # A listener is known by what it is bound to; port 0 means a new port, so that the name has to tell two of them apart.
@@ -170,7 +170,7 @@ class Relay:
             raise
         return plan
 
-    def _serving(self, key: Key, route: Route, contexts: dict[object, ssl.SSLContext]) -> Serving:
+    def _serving(self, key: Key, route: Route, contexts: dict[object, TlsContext]) -> Serving:
         """The old value if nothing changed; else a new one, whose context is shared among equal identities."""
         old = self._listeners.get(key)
         if old is not None and old.serving.route == route:
@@ -227,6 +227,12 @@ class Relay:
             limit = Refused(Refusal.LIMIT, f"{self._limits.connections} connections are open")
             self._refused(listener.serving.route, limit)
             return
+        of_this = self.counters.of(listener.serving.route.name)
+        if of_this.active + of_this.handshakes >= self._limits.listener_connections:
+            connection.close()
+            limit = Refused(Refusal.LIMIT, f"{self._limits.listener_connections} connections of this listener are open")
+            self._refused(listener.serving.route, limit)
+            return
         slots = self._slots[type(listener.serving.route)]
         try:
             await slots.acquire()
@@ -243,55 +249,50 @@ class Relay:
     ) -> None:
         route = serving.route
         counters = self.counters.of(route.name)
-        near = Half()
-        far: Half | None = None
+        near: TlsStream | PlainStream | None = None
+        far: Stream | None = None
         peer: x509.Certificate | None = None
         try:
             with _setting_up(counters, slots):
                 if isinstance(route, Inbound):
-                    await self._accept_peer(connection, serving, near)
-                    peer = admit(route.peers, peer_certificate(near), self._membership)
+                    near = TlsStream(serving.context, connection, partial(self._objection, route))
+                    peer = await near.accept(self._limits.handshake_timeout)
                     far = await dial_app(route.upstream, self._limits, self.clusters.resolver)
                 else:
-                    await _accept_app(connection, near)
+                    near = PlainStream(connection)
                     far, peer = await self._reach_peer(listener)
         except Refused as refused:
             self._refused(route, refused)
+        except OSError:
+            self._refused(route, Refused(Refusal.ABORTED, "went away while connecting"))
         finally:
             if far is None:
-                await _dismiss(near)
-        if far is not None:
+                # After a handshake that failed an alert is on its way; else not one byte has been written.
+                near.dismiss() if isinstance(near, TlsStream) else connection.close()
+        if near is not None and far is not None:
             await self._relay(near, far, Joined(listener, peer, _this_task()))
 
-    async def _relay(self, near: Half, far: Half, connection: Joined) -> None:
+    def _objection(self, route: Inbound, peer: x509.Certificate | None) -> Refused | None:
+        return objection(route.peers, peer, self._membership)
+
+    async def _relay(self, near: Stream, far: Stream, connection: Joined) -> None:
         route = connection.listener.serving.route
         counters = self.counters.of(route.name)
         # The rules may have changed while it was being set up.
         if (refused := connection.objection(self._membership)) is not None:
             self._refused(route, refused)
-            far.transport.abort()
-            await _dismiss(near)
+            far.close()
+            near.close()
             return
         counters.established += 1
         counters.active += 1
         try:
             with self._live.joined(connection):
-                await splice(near, far, self._limits.linger, partial(_received, counters), partial(_sent, counters))
+                ended = await splice(near, far, self._limits, counters)
         finally:
             counters.active -= 1
-
-    async def _accept_peer(self, connection: socket.socket, serving: Serving, near: Half) -> None:
-        tune(connection)
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: near,
-                connection,
-                ssl=serving.context,
-                ssl_handshake_timeout=self._limits.handshake_timeout,
-                ssl_shutdown_timeout=self._limits.linger,
-            )
-        except OSError as e:
-            raise handshake_refusal(e) from None
+        if ended is not None:
+            counters.ended[ended] += 1
 
     async def _reach_peer(self, listener: Listener) -> Admitted:
         """Dial the peer, with what is current now.
@@ -346,31 +347,15 @@ def _key(route: Route) -> Key:
 def _recipe(route: Route) -> object:
     """What a context is made from: equal recipes may share one."""
     if isinstance(route, Inbound):
-        return "server", route.identity, route.bundle, route.require_client_certificate
-    return "client", route.identity, route.bundle
+        return "server", route.identity, route.bundle, route.tls, route.require_client_certificate
+    return "client", route.identity, route.bundle, route.tls
 
 
-def _context(route: Route) -> ssl.SSLContext:
+def _context(route: Route) -> TlsContext:
     if isinstance(route, Inbound):
         required = route.require_client_certificate
-        return server_context(route.identity, route.bundle, require_client_certificate=required)
-    return client_context(route.identity, route.bundle)
-
-
-async def _accept_app(connection: socket.socket, near: Half) -> None:
-    if connection.family != socket.AF_UNIX:
-        tune(connection)
-    try:
-        await asyncio.get_running_loop().connect_accepted_socket(lambda: near, connection)
-    except OSError:
-        raise Refused(Refusal.ABORTED, "app went away while connecting") from None
-
-
-async def _dismiss(near: Half) -> None:
-    """End a connection that is not served: no byte has been written to it, so that nothing needs flushing."""
-    if near.connected:
-        near.transport.abort()
-        await asyncio.wait((near.closed,))
+        return accepting(route.identity, route.bundle, route.tls, require_client_certificate=required)
+    return dialling(route.identity, route.bundle, route.tls)
 
 
 def _this_task() -> asyncio.Task[object]:
@@ -389,11 +374,3 @@ def _setting_up(counters: ListenerCounters, slots: asyncio.Semaphore) -> Iterato
     finally:
         counters.handshakes -= 1
         slots.release()
-
-
-def _received(counters: ListenerCounters, size: int) -> None:
-    counters.received += size
-
-
-def _sent(counters: ListenerCounters, size: int) -> None:
-    counters.sent += size

@@ -7,6 +7,7 @@ Whoever moves bytes knows nothing of xDS, and whoever speaks xDS does not know h
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 from cryptography import x509
@@ -45,7 +46,7 @@ Address = UnixAddress | TcpAddress
 
 @dataclass(frozen=True, slots=True)
 class DnsTarget:
-    """Endpoints named by DNS: whatever addresses the name has while it is dialled."""
+    """An endpoint named by DNS, resolved anew for each dial."""
 
     host: str
     port: int
@@ -107,6 +108,15 @@ class Membership:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsOptions:
+    """How TLS is spoken: the oldest version that is accepted (the newest is 1.3), and the protocols that are offered
+    or taken, best first (RFC 7301). Without any, none is negotiated."""
+
+    minimum: Literal["1.2", "1.3"] = "1.3"
+    alpn: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Inbound:
     """Accept mTLS from peers at `bind`, hand plaintext to the app at `upstream`."""
 
@@ -117,6 +127,7 @@ class Inbound:
     bundle: TrustBundle | None
     require_client_certificate: bool = True
     peers: PeerRule = PeerRule()
+    tls: TlsOptions = TlsOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +141,7 @@ class Outbound:
     bundle: TrustBundle
     peer: PeerRule
     sni: str = ""
+    tls: TlsOptions = TlsOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +157,8 @@ def uris_of(certificate: x509.Certificate) -> list[str]:
     return _names(certificate).get("uri", [])
 
 
+# Every connection asks for the names of its peer, and every change of the rules for those of all that are open.
+@lru_cache(maxsize=2048)
 def _names(certificate: x509.Certificate) -> dict[SanKind, list[str]]:
     try:
         san = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

@@ -16,44 +16,63 @@ import asyncio
 import errno
 import random
 import socket
+import time
 
 from cryptography import x509
 
-from enclave_proxy.admission import Refused, admit, handshake_refusal
+from enclave_proxy.admission import Refused, objection
 from enclave_proxy.backoff import Backoff
 from enclave_proxy.clusters import Attempts, Clusters
 from enclave_proxy.counters import Refusal
 from enclave_proxy.eyeballs import family_of, race
 from enclave_proxy.limits import Limits
-from enclave_proxy.listener import Serving
-from enclave_proxy.pump import Half
+from enclave_proxy.listener import Serving, tune
 from enclave_proxy.relay_config import Address, Membership, Outbound, TcpAddress, UnixAddress
 from enclave_proxy.resolver import Resolver, Unresolved
+from enclave_proxy.stream import PlainStream
+from enclave_proxy.tls_stream import TlsStream
 
 # A connected peer that may talk, and the certificate that it showed.
-Admitted = tuple[Half, x509.Certificate | None]
+Admitted = tuple[TlsStream, x509.Certificate | None]
 
 # Between two attempts at the same endpoint, in seconds: Envoy's base and cap of a retry's back-off.
 _AGAIN, _AGAIN_CAP = 0.025, 0.25
+# How soon to knock again at an app whose backlog is full.
+_KNOCK = 0.01
+_STREAM = int(socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
 # Not the peer's fault: no descriptors, memory, buffers or ports on our side, or a filter of our own.
 _OURS = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL, errno.EPERM, errno.EACCES}
 )
 
 
-async def dial_app(address: Address, limits: Limits, resolver: Resolver) -> Half:
+async def dial_app(address: Address, limits: Limits, resolver: Resolver) -> PlainStream:
     """Connect to the app in plaintext. Raises Refused(UPSTREAM_UNAVAILABLE) if it does not answer in time."""
-    loop = asyncio.get_running_loop()
-    half = Half()
     try:
         if isinstance(address, UnixAddress):
-            async with asyncio.timeout(limits.connect_timeout):
-                await loop.create_unix_connection(lambda: half, address.path)
-        else:
-            await loop.create_connection(lambda: half, sock=await _connect_app(address, limits, resolver))
+            return PlainStream(await _connect_unix(address, limits))
+        return PlainStream(await _connect_app(address, limits, resolver))
     except (OSError, TimeoutError) as e:
         raise Refused(Refusal.UPSTREAM_UNAVAILABLE, f"app at {address} does not answer: {_why(e)}") from None
-    return half
+
+
+async def _connect_unix(address: UnixAddress, limits: Limits) -> socket.socket:
+    """A UNIX socket connects at once or not at all: an app with a full backlog must be asked again (connect(2))."""
+    connection = socket.socket(socket.AF_UNIX, _STREAM)
+    try:
+        deadline = time.monotonic() + limits.connect_timeout
+        while True:
+            try:
+                connection.connect(address.path)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise TimeoutError from None
+                await asyncio.sleep(_KNOCK)
+            else:
+                return connection
+    except BaseException:
+        connection.close()
+        raise
 
 
 async def dial_peer(serving: Serving, clusters: Clusters, limits: Limits, membership: Membership) -> Admitted:
@@ -133,42 +152,12 @@ async def _admitted_peer(
     route = serving.route
     if not isinstance(route, Outbound):
         raise TypeError("only an outbound route has a peer to dial")
-    half = Half()
+    stream = TlsStream(serving.context, connection, lambda peer: objection(route.peer, peer, membership))
     try:
-        await asyncio.get_running_loop().create_connection(
-            lambda: half,
-            sock=connection,
-            ssl=serving.context,
-            server_hostname=route.sni,
-            ssl_handshake_timeout=limits.handshake_timeout,
-            ssl_shutdown_timeout=limits.linger,
-        )
-    except OSError as e:
-        raise handshake_refusal(e) from None
-    try:
-        return half, admit(route.peer, peer_certificate(half), membership)
-    except Refused:
-        half.transport.abort()
+        return stream, await stream.connect(limits.handshake_timeout, route.sni)
+    except BaseException:
+        stream.dismiss()
         raise
-
-
-def peer_certificate(half: Half) -> bytes | None:
-    """The DER certificate of the peer behind a TLS transport; None if it showed none."""
-    der: bytes | None = half.transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
-    return der
-
-
-def tune(connection: socket.socket) -> None:
-    """Options for a TCP connection that carries other people's messages.
-
-    asyncio sets TCP_NODELAY only on sockets that it made itself; without it a request in two writes waits 40 ms.
-    Keepalive ends connections whose peer vanished without a word, after 60 + 4 * 15 seconds.
-    """
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
 
 
 async def _connect_app(address: TcpAddress, limits: Limits, resolver: Resolver) -> socket.socket:

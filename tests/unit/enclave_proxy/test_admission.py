@@ -3,18 +3,15 @@
 
 from __future__ import annotations
 
-import ssl
-
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from enclave_proxy.admission import LogBudget, Refused, admit, handshake_refusal
+from enclave_proxy.admission import LogBudget, Refused, admit, failed_handshake
 from enclave_proxy.counters import Refusal
 from enclave_proxy.relay_config import Membership, PeerRule, SanMatcher, TcpAddress, UnixAddress
 from sds.identity import any_marble_prefix, type_prefix
 from sds.resources import MarbleTypes
-from sds.tls import client_context, server_context
-from tests.kit.pki import marble, odd_leaf, other_ca, shared_ca
+from tests.kit.pki import marble, odd_leaf, shared_ca
 
 
 def web_only() -> PeerRule:
@@ -72,35 +69,19 @@ def test_an_empty_matcher_cannot_be_made() -> None:
             SanMatcher("uri", exact, prefix)
 
 
-def test_an_alert_of_the_peer_is_told_apart() -> None:
-    """A peer that sends OpenSSL's alert, as most do: it does not trust our certificate."""
-    ca = shared_ca()
-    server = server_context(marble(ca), ca.bundle, require_client_certificate=True)
-    client = client_context(marble(ca), other_ca().bundle)
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    near = server.wrap_bio(to_server, to_client, server_side=True)
-    far = client.wrap_bio(to_client, to_server)
-    for end in (far, near):
-        with pytest.raises(ssl.SSLWantReadError):
-            end.do_handshake()
-    with pytest.raises(ssl.SSLCertVerificationError):
-        far.do_handshake()
-    with pytest.raises(ssl.SSLError) as caught:
-        near.do_handshake()
-    assert handshake_refusal(caught.value).reason is Refusal.REFUSED_BY_PEER
-
-
 @pytest.mark.parametrize(
-    ("error", "reason"),
+    ("name", "alert", "reason"),
     [
-        (ConnectionResetError(), Refusal.ABORTED),
-        (ConnectionAbortedError("SSL handshake is taking longer than 10 seconds"), Refusal.TIMEOUT),
-        (TimeoutError(), Refusal.TIMEOUT),
-        (ssl.SSLError(1, "[SSL] something new"), Refusal.TLS_ERROR),
+        ("", None, Refusal.ABORTED),
+        ("UNEXPECTED_EOF_WHILE_READING", None, Refusal.ABORTED),
+        ("TLSV1_ALERT_UNKNOWN_CA", 48, Refusal.REFUSED_BY_PEER),
+        ("HTTP_REQUEST", None, Refusal.PLAINTEXT),
+        ("PEER_DID_NOT_RETURN_A_CERTIFICATE", None, Refusal.NO_CERTIFICATE),
+        ("SOMETHING_NEW", None, Refusal.TLS_ERROR),
     ],
 )
-def test_every_failure_has_a_reason(error: OSError, reason: Refusal) -> None:
-    assert handshake_refusal(error).reason is reason
+def test_every_failed_handshake_has_a_reason(name: str, alert: int | None, reason: Refusal) -> None:
+    assert failed_handshake(name, alert).reason is reason
 
 
 def test_log_lines_are_bounded_per_second() -> None:

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How connections end: one direction at a time, cleanly or not, and never later than a timeout."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+from enclave_proxy.counters import Refusal
+from enclave_proxy.limits import Limits
+from enclave_proxy.relay import Relay
+from enclave_proxy.relay_config import RelayConfig
+from tests.kit.mesh_relay import App, dial, hang_up, inbound, outbound, port, relay
+from tests.kit.pki import marble, shared_ca
+
+MEGABYTE = 1 << 20
+
+
+async def answer_after_the_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Says what it got, once it knows that nothing more comes."""
+    writer.write(await reader.read() + b", all of it")
+    await writer.drain()
+
+
+async def until(fact: str, made: Relay, name: str) -> None:
+    async with asyncio.timeout(10):
+        while not getattr(made.counters.of(name), fact):
+            await asyncio.sleep(0.01)
+
+
+async def test_an_app_may_finish_sending_and_still_get_an_answer_through_two_relays(tmp_path: Path) -> None:
+    ca = shared_ca()
+    async with App(tmp_path / "app.sock", answer_after_the_end) as app, relay() as server, relay() as client:
+        await server.apply(RelayConfig(inbound=(inbound(ca, app),)))
+        await client.apply(RelayConfig(outbound=(outbound(ca, tmp_path / "out.sock", port(server, "in")),)))
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "out.sock")
+        writer.write(b"question")
+        writer.write_eof()
+        assert await reader.read() == b"question, all of it"
+        await hang_up((reader, writer))
+        await client.close(drain=5)
+        await server.close(drain=5)
+        assert (client.counters.of("out").ended, server.counters.of("in").ended) == ({}, {})
+
+
+async def test_an_app_may_finish_sending_first_and_still_be_sent_megabytes(tmp_path: Path) -> None:
+    ca = shared_ca()
+    got = 0
+
+    async def greet_and_listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal got
+        writer.write(b"go")
+        writer.write_eof()
+        while data := await reader.read(65536):
+            got += len(data)
+
+    async with App(tmp_path / "app.sock", greet_and_listen) as app, relay() as server, relay() as client:
+        await server.apply(RelayConfig(inbound=(inbound(ca, app),)))
+        await client.apply(RelayConfig(outbound=(outbound(ca, tmp_path / "out.sock", port(server, "in")),)))
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "out.sock")
+        assert await reader.read() == b"go"
+        for _ in range(32):
+            writer.write(bytes(MEGABYTE // 8))
+            await writer.drain()
+        await hang_up((reader, writer))
+        await client.close(drain=5)
+        await server.close(drain=5)
+    assert got == 4 * MEGABYTE
+
+
+async def test_a_tls_stream_that_is_cut_off_is_no_end_of_the_data(tmp_path: Path) -> None:
+    """TCP ends without a close_notify: somebody on the way may have cut it. The app's own peer gets no clean end."""
+    ca = shared_ca()
+    async with App(tmp_path / "app.sock") as app, relay() as made:
+        await made.apply(RelayConfig(inbound=(inbound(ca, app),)))
+        reader, writer = await dial(port(made, "in"), marble(ca, "web"), ca.bundle)
+        writer.write(b"half a mess")
+        assert await reader.readexactly(11) == b"half a mess"
+        with socket.fromfd(writer.get_extra_info("socket").fileno(), socket.AF_INET, socket.SOCK_STREAM) as twin:
+            twin.shutdown(socket.SHUT_WR)
+        async with asyncio.timeout(5):
+            while not made.counters.of("in").ended:
+                await asyncio.sleep(0.01)
+        assert made.counters.of("in").ended == {Refusal.TRUNCATED: 1}
+        writer.transport.abort()
+
+
+async def test_what_an_app_said_before_it_left_arrives_though_its_peer_still_sends(tmp_path: Path) -> None:
+    ca = shared_ca()
+    last_words = b"enough: " + bytes(2 * MEGABYTE)
+
+    async def leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(4)
+        writer.write(last_words)
+        await writer.drain()
+
+    async with App(tmp_path / "app.sock", leave) as app, relay() as server, relay() as client:
+        await server.apply(RelayConfig(inbound=(inbound(ca, app),)))
+        await client.apply(RelayConfig(outbound=(outbound(ca, tmp_path / "out.sock", port(server, "in")),)))
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "out.sock")
+        writer.write(b"go!!" + bytes(300_000))
+        assert await reader.read() == last_words
+        await hang_up((reader, writer))
+
+
+async def test_an_idle_connection_is_ended_and_one_that_is_used_is_not(tmp_path: Path) -> None:
+    ca = shared_ca()
+    async with App(tmp_path / "app.sock") as app, relay(Limits(idle_timeout=0.4)) as made:
+        await made.apply(RelayConfig(inbound=(inbound(ca, app),)))
+        idle = await dial(port(made, "in"), marble(ca, "web"), ca.bundle)
+        used = await dial(port(made, "in"), marble(ca, "web"), ca.bundle)
+
+        async def use() -> None:
+            while not made.counters.of("in").ended:
+                used[1].write(b"x")
+                assert await used[0].readexactly(1) == b"x"
+                await asyncio.sleep(0.02)
+
+        await asyncio.wait_for(use(), 10)
+        assert made.counters.of("in").ended == {Refusal.IDLE: 1}
+        assert await idle[0].read() == b""
+        assert made.counters.of("in").active == 1
+        idle[1].transport.abort()
+        await hang_up(used)
+
+
+async def test_no_connection_outlives_its_lifetime_however_busy(tmp_path: Path) -> None:
+    ca = shared_ca()
+    async with App(tmp_path / "app.sock") as app, relay(Limits(lifetime=0.4)) as made:
+        await made.apply(RelayConfig(inbound=(inbound(ca, app),)))
+        reader, writer = await dial(port(made, "in"), marble(ca, "web"), ca.bundle)
+
+        async def use() -> None:
+            while not made.counters.of("in").ended:
+                writer.write(b"x")
+                if await reader.read(1) != b"x":
+                    return
+
+        with suppress(ConnectionError):  # it is cut off in the middle of whatever it does
+            await asyncio.wait_for(use(), 10)
+        await until("ended", made, "in")
+        assert made.counters.of("in").ended == {Refusal.LIFETIME: 1}
+        writer.transport.abort()
+
+
+async def test_a_forgotten_half_of_a_connection_is_ended(tmp_path: Path) -> None:
+    ca = shared_ca()
+    limits = Limits(half_closed_timeout=0.3)
+
+    async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        await asyncio.Event().wait()
+
+    async with App(tmp_path / "app.sock", never) as app, relay(limits) as server, relay() as client:
+        await server.apply(RelayConfig(inbound=(inbound(ca, app),)))
+        await client.apply(RelayConfig(outbound=(outbound(ca, tmp_path / "out.sock", port(server, "in")),)))
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "out.sock")
+        writer.write_eof()
+        await until("ended", server, "in")
+        assert server.counters.of("in").ended == {Refusal.IDLE: 1}
+        await hang_up((reader, writer))
+
+
+async def test_a_listener_has_a_limit_of_its_own(tmp_path: Path) -> None:
+    ca = shared_ca()
+    async with App(tmp_path / "app.sock") as app, relay(Limits(listener_connections=1)) as made:
+        await made.apply(RelayConfig(inbound=(inbound(ca, app), inbound(ca, app, name="other"))))
+        first = await dial(port(made, "in"), marble(ca, "web"), ca.bundle)
+        other = await dial(port(made, "other"), marble(ca, "web"), ca.bundle)
+        with socket.create_connection((port(made, "in").host, port(made, "in").port)) as second:
+            second.setblocking(False)
+            loop = asyncio.get_running_loop()
+            assert await asyncio.wait_for(loop.sock_recv(second, 1), 5) == b""
+        assert made.counters.of("in").refused == {Refusal.LIMIT: 1}
+        assert made.counters.of("other").refused == {}
+        await hang_up(first)
+        await hang_up(other)
