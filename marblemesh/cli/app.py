@@ -94,7 +94,8 @@ for _name, _verb, _example in (
 
 # The Coordinator says these in MarbleRun's words, whatever was asked of it.
 _HINTS = {
-    "requested value not set": "no manifest is set yet; 'marblemesh manifest set' sets it",
+    "requested value not set": "no manifest is in force; 'marblemesh status' says whether one can be set, or has to be "
+    "recovered",
     "server is not in expected state": "'marblemesh status' says what the Coordinator is ready for; once a manifest is "
     "set, 'marblemesh manifest update apply' changes it",
     "no update in progress": "it may have been applied, cancelled or found impossible; 'marblemesh manifest log' says",

@@ -17,7 +17,11 @@ _OCCLUM = Path("build/lib/libocclum-libos.signed.so")
 
 def read_package(path: Path) -> Sigstruct:
     """Read and verify. Raises PackageInfoError, and OSError if the file cannot be read."""
-    with (path / _OCCLUM if path.is_dir() else path).open("rb") as file:
+    if path.is_dir():
+        if not (path / _OCCLUM).is_file():
+            raise PackageInfoError(f"the directory has no {_OCCLUM}, so it is no Occlum instance that was built")
+        path /= _OCCLUM
+    with path.open("rb") as file:
         return parse_package(file)
 
 
@@ -25,6 +29,8 @@ def parse_package(file: BinaryIO) -> Sigstruct:
     """The same from an open file. Raises PackageInfoError."""
     start = file.read(SIZE + 1)
     if not start.startswith(MAGIC):
+        if len(start) != SIZE:
+            raise PackageInfoError(f"neither an ELF file nor a SIGSTRUCT (Gramine's .sig), which has {SIZE} bytes")
         return parse_sigstruct(start)
     section = read_section(file, _SECTIONS)
     if section is None:

@@ -32,7 +32,10 @@ def default_platform_dir(env: Mapping[str, str]) -> Path:
         return Path(state) / "marblemesh" / "simulated-platform"
     if home := env.get("HOME"):
         return Path(home) / ".local" / "state" / "marblemesh" / "simulated-platform"
-    raise DeviceUnavailable("simulated platform: neither XDG_STATE_HOME nor HOME is set; name a directory for it")
+    raise DeviceUnavailable(
+        "simulated platform: neither XDG_STATE_HOME nor HOME is set: give its directory with "
+        "--simulated-platform (EDG_SIMULATED_PLATFORM_DIR)"
+    )
 
 
 @dataclass(frozen=True, slots=True)

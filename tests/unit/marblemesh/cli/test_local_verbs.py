@@ -265,9 +265,13 @@ def test_package_info_names_what_is_wrong(capsys: Capture, tmp_path: Path) -> No
     path = tmp_path / "x.sig"
     path.write_bytes(b"x")
     for place, text in (
-        (path, f"{path}: a SIGSTRUCT has 1808 bytes, this has 1"),
+        (path, f"{path}: neither an ELF file nor a SIGSTRUCT (Gramine's .sig), which has 1808 bytes"),
         (tmp_path / "missing", f"cannot read package '{tmp_path}/missing': no such file or directory"),
-        (tmp_path, f"cannot read package '{tmp_path}': no such file or directory"),
+        (
+            tmp_path,
+            f"{tmp_path}: the directory has no build/lib/libocclum-libos.signed.so, so it is no Occlum instance that "
+            "was built",
+        ),
     ):
         assert call(capsys, "package-info", place) == (1, "", f"marblemesh: {text}\n")
     path.write_bytes(sigstruct(debug=True))
