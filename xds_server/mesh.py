@@ -231,7 +231,7 @@ class Mesh:
         gateway = self._gateways.get(certificate.public_bytes(Encoding.DER))
         if gateway is not None:
             return Client(Role.GATEWAY, gateway)
-        identity = identity_of(certificate, self._rotation, self._ca.trust_domain, now)
+        identity = identity_of(certificate, self._rotation, self._ca.trust_domain, now, self._marbles)
         key = identity.type, identity.uuid
         if not (self._revoked.is_restored(key) and self._rotation.is_newest(certificate)):
             self._refuse_revoked(key)

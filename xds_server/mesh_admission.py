@@ -7,14 +7,15 @@ but the mesh's own CA can name a Marble, whatever else TLS trusts.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
 
 from cryptography import x509
 
+from sds.ca import pem_of
 from sds.identity import IdentityError, MarbleIdentity, marble_identity
 from sds.material import MaterialError, is_ca
-from xds_server.mesh_clients import AccessDenied, Client, Role
+from xds_server.mesh_clients import AccessDenied, ActiveMarble, Client, Instance, Role
 from xds_server.rotation import Rotation
 
 
@@ -24,11 +25,24 @@ def check_dates(certificate: x509.Certificate, now: datetime) -> None:
         raise AccessDenied("UNAUTHENTICATED", "expired", "certificate is expired or not valid yet")
 
 
-def identity_of(certificate: x509.Certificate, roots: Rotation, trust_domain: str, now: datetime) -> MarbleIdentity:
-    """The Marble that a certificate of one of the mesh's roots names. Raises AccessDenied."""
+def identity_of(
+    certificate: x509.Certificate,
+    roots: Rotation,
+    trust_domain: str,
+    now: datetime,
+    marbles: Mapping[Instance, ActiveMarble],
+) -> MarbleIdentity:
+    """The Marble that a certificate of one of the mesh's roots names. Raises AccessDenied.
+
+    Who shows byte for byte what it was given last needs no check of the signature, which is a third of what a mesh
+    costs that comes back at once.
+    """
     try:
-        roots.check_issued(certificate, now)
         identity = marble_identity(certificate)
+        marble = marbles.get((identity.type, identity.uuid))
+        given = marble is not None and marble.identity.chain.startswith(pem_of(certificate))
+        if not (given and roots.names_key_of(certificate, now)):
+            roots.check_issued(certificate, now)
     except (MaterialError, IdentityError) as e:
         raise AccessDenied("UNAUTHENTICATED", "untrusted", f"certificate is not an identity of this mesh: {e}") from e
     if is_ca(certificate) or identity.spiffe_id.trust_domain != trust_domain:

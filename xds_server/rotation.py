@@ -36,7 +36,7 @@ from enum import IntEnum
 from cryptography import x509
 
 from sds.ca import pem_of
-from sds.material import MaterialError, TrustBundle, check_issued_by
+from sds.material import MaterialError, TrustBundle, authority_key_id, check_issued_by, subject_key_id
 
 # A bundle holds 64 certificates, the gateways of a port included; eight roots leave room for 56 of them.
 MAX_ROOTS = 8
@@ -135,6 +135,11 @@ class Rotation:
                 continue
             return
         check_issued_by(certificate, last)
+
+    def names_key_of(self, certificate: x509.Certificate, now: datetime) -> bool:
+        """Whether a certificate says that it is of one of the known roots. It proves nothing."""
+        key = authority_key_id(certificate)
+        return key is not None and any(subject_key_id(root) == key for root in self.known(now))
 
     # ---- what happens
 

@@ -11,7 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from google.protobuf.struct_pb2 import Struct
 
 from manifests.model import Gateway, Manifest
@@ -91,6 +91,19 @@ def test_a_gateway_cannot_make_itself_a_marble() -> None:
         .add_extension(x509.SubjectAlternativeName([name]), critical=False)
         .sign(key, SHA256())
     )
+    assert denied(place.mesh.authenticate, forged).reason == "untrusted"
+
+
+def test_a_certificate_is_what_it_says_only_if_every_byte_of_it_is() -> None:
+    """The one that an instance was given last is known by its bytes; any other must bear a good signature."""
+    place = town()
+    web = place.activate("web")
+    der = web.identity.leaf.public_bytes(Encoding.DER)
+    assert place.mesh.authenticate(x509.load_der_x509_certificate(der)).uuid == web.uuid
+    forged = x509.load_der_x509_certificate(der[:-1] + bytes([der[-1] ^ 1]))  # the last byte of the signature
+    assert denied(place.mesh.authenticate, forged).reason == "untrusted"
+    place.mesh.replace_identities({("web", web.uuid): place.identity("web", web.uuid)})
+    assert place.mesh.authenticate(web.identity.leaf).uuid == web.uuid, "its earlier one is still good"
     assert denied(place.mesh.authenticate, forged).reason == "untrusted"
 
 
