@@ -65,17 +65,19 @@ class Identity:
 
     def at_rest(self) -> Self:
         """The same as bytes alone, for whoever keeps thousands: 4 kB instead of 20. What is parsed of it and loaded is
-        so for the one who asks, each time."""
-        rest = object.__new__(type(self))
-        for name, value in (
-            ("chain", self.chain),
-            ("key", PrivateKey(self.key.pem)),
-            ("not_before", self.not_before),
-            ("not_after", self.not_after),
-            ("_parsed", None),
-        ):
-            object.__setattr__(rest, name, value)
-        return rest
+        so for the one who asks, each time; who asks for much takes it `in_use`."""
+        return self._copy(PrivateKey(self.key.pem), None)
+
+    def in_use(self) -> Self:
+        """The same with its certificates parsed."""
+        return self if self._parsed is not None else self._copy(self.key, self.certificates)
+
+    def _copy(self, key: PrivateKey, parsed: tuple[x509.Certificate, ...] | None) -> Self:
+        copy = object.__new__(type(self))
+        dates = (("not_before", self.not_before), ("not_after", self.not_after))
+        for name, value in (("chain", self.chain), ("key", key), ("_parsed", parsed), *dates):
+            object.__setattr__(copy, name, value)
+        return copy
 
     @property
     def certificates(self) -> tuple[x509.Certificate, ...]:

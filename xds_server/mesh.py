@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from manifests.model import Manifest
 from sds.ca import CertificateAuthority
 from sds.discovery import View
-from sds.identity import MarbleIdentity, uri_names
+from sds.identity import MarbleIdentity, marble_spiffe_id, uri_names
 from sds.material import Identity
 from sds.publish_gate import LOOK_AGAIN
 from sds.resources import CLUSTER, ENDPOINT, LISTENER, SECRET
@@ -248,15 +248,17 @@ class Mesh:
 
     def check_node(self, client: Client, node: Node) -> None:
         """See `mesh_admission.check_node_id`. Raises AccessDenied."""
-        gateway = client.role is Role.GATEWAY
-        own = self._gateway_uris(client) if gateway else (str(self._marble(client).identity.spiffe_id),)
-        check_node_id(node.id, client, own, () if self._manifest is None else self._manifest.marbles)
+        if self._manifest is None or self._ca is None:
+            return
+        if client.role is Role.MARBLE:
+            own = [marble_spiffe_id(self._ca.trust_domain, *client.instance)]
+        else:
+            gateway = self._manifest.mesh.gateways.get(client.name)
+            own = [] if gateway is None else uri_names(gateway.certificate)
+        check_node_id(node.id, client, own, self._manifest.marbles)
 
     def advertised(self, client: Client, node: Node) -> str | None:
-        """The address under which a Marble says that it can be reached: one of the names in its certificate, or None.
-
-        Raises AccessDenied for any other: a broken Marble must not draw others' connections to a stranger.
-        """
+        """Where a Marble says that it can be reached: see `mesh_clients.advertised`. Raises AccessDenied."""
         return advertised(self._marble(client), node) if client.role is Role.MARBLE else None
 
     def connected(self, client: Client, node: Node, resolved: str | None = None) -> None:
@@ -266,7 +268,7 @@ class Mesh:
         address = resolved or self.advertised(client, node)
         if client.role is not Role.MARBLE:
             return
-        key = client.name, client.uuid
+        key = client.instance
         self._absences.connected(key)
         before = bind_address(self._endpoints.address(key))
         changed = self._endpoints.connected(key, address if address is not None and can_be_dialled(address) else None)
@@ -280,13 +282,13 @@ class Mesh:
 
     def ready(self, client: Client) -> None:
         """The client acknowledged its listeners: it can be reached from now on."""
-        if self._endpoints.ready((client.name, client.uuid)):
+        if self._endpoints.ready(client.instance):
             self._endpoints_changed(client.name, *self._endpoints.expire(self.now()))
 
     def disconnected(self, client: Client) -> None:
         """A stream of the client ended."""
-        self._endpoints.disconnected((client.name, client.uuid), self.now())
-        self._absences.disconnected((client.name, client.uuid), self.now())
+        self._endpoints.disconnected(client.instance, self.now())
+        self._absences.disconnected(client.instance, self.now())
 
     def forget_absent(self, away: timedelta, limit: int) -> tuple[tuple[str, str], ...]:
         """Let go of instances without stream for `away`, and of more beyond `limit`; `readmit` may take them back."""
@@ -326,7 +328,7 @@ class Mesh:
             routes = self._snapshot.gateway_routes()
             return {CLUSTER: routes.clusters, ENDPOINT: self._snapshot.endpoints(routes.endpoints, members, moment)}
         marble = self._marble(client)
-        bind = bind_address(self._endpoints.address((client.name, client.uuid)))
+        bind = bind_address(self._endpoints.address(client.instance))
         routes = self._snapshot.marble_routes(marble.marble_type, bind)
         return {
             LISTENER: routes.listeners,
@@ -337,7 +339,7 @@ class Mesh:
 
     def secrets(self, client: Client) -> Resources | None:
         """What a Marble proves itself with and whom it trusts: the same object until it changes. None for others."""
-        marble = self._marbles.get((client.name, client.uuid)) if client.role is Role.MARBLE else None
+        marble = self._marbles.get(client.instance) if client.role is Role.MARBLE else None
         return None if self._snapshot is None or marble is None else self.published.of(marble, self._snapshot)
 
     def trusted_certificates(self) -> bytes:
@@ -390,11 +392,7 @@ class Mesh:
             self._changed(Concerned(callers=callers, gateways=True))
 
     def _marble(self, client: Client) -> ActiveMarble:
-        if (marble := self._marbles.get((client.name, client.uuid))) is None:
-            self._refuse_revoked((client.name, client.uuid))
+        if (marble := self._marbles.get(client.instance)) is None:
+            self._refuse_revoked(client.instance)
             raise AccessDenied("PERMISSION_DENIED", "not_activated", NOT_ACTIVATED)
         return marble
-
-    def _gateway_uris(self, client: Client) -> tuple[str, ...]:
-        gateway = None if self._manifest is None else self._manifest.mesh.gateways.get(client.name)
-        return () if gateway is None else tuple(uri_names(gateway.certificate))

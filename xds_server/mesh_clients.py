@@ -56,6 +56,11 @@ class Client:
         return f"{self.name}/{self.uuid}" if self.uuid else self.name
 
     @property
+    def instance(self) -> Instance:
+        """Marble type and UUID of a Marble."""
+        return self.name, self.uuid
+
+    @property
     def entitled(self) -> frozenset[str]:
         """The resource types that this client may see at all."""
         return _MARBLE_TYPES if self.role is Role.MARBLE else _GATEWAY_TYPES

@@ -97,11 +97,12 @@ class MeshSecrets:
             withheld = known.trusted is not allowed and self._gate.withheld_from(owner)
             if not withheld:
                 return known.proven
-        spiffe_id = marble_spiffe_id(identity.spiffe_id.trust_domain, marble.marble_type, marble.uuid)
+        looked_at = identity.in_use()
+        spiffe_id = marble_spiffe_id(looked_at.spiffe_id.trust_domain, marble.marble_type, marble.uuid)
         own = identity_secret(IDENTITY_NAME, identity)
         made = {IDENTITY_NAME: own, spiffe_id: Alias(spiffe_id, own)}
         self.serialised += 1
-        return self._gate.let_out(owner, made, partial(self._check_issued, identity, spiffe_id, allowed))
+        return self._gate.let_out(owner, made, partial(self._check_issued, looked_at, spiffe_id, allowed))
 
     def _presented(self, marble: ActiveMarble, names: frozenset[str], known: _Kept | None) -> Resources:
         if known is not None and known.served is marble.served and known.names == names:

@@ -67,6 +67,10 @@ def test_an_identity_at_rest_is_the_same_one_and_as_good() -> None:
     assert (rest, hash(rest), rest.certificates) == (good, hash(good), good.certificates)
     assert (rest.not_before, rest.not_after) == (good.not_before, good.not_after)
     assert rest.certificates is not rest.certificates, "nothing parsed is kept"
+    used = rest.in_use()
+    assert used == good
+    assert used.certificates is used.certificates
+    assert good.in_use() is good
     check_identity(rest, ca.bundle, now())
 
 
