@@ -12,14 +12,18 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 import yaml
 
 from manifests.json_text import MAX_BYTES
 from marblemesh.cli.errors import CliError
 from marblemesh.cli.files import read_file
 
+NoCheck = Annotated[
+    bool, typer.Option("--no-check", help="Upload without checking here; the Coordinator checks in any case.")
+]
 # The pure Python parser reads about 300 KB a second.
 MAX_YAML = 1024 * 1024
 _YAML_SUFFIXES = (".yaml", ".yml")

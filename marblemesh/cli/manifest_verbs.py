@@ -14,15 +14,14 @@ from typing import Annotated
 
 import typer
 
-from manifests.errors import ManifestError, ManifestSyntaxError, Problem
+from manifests.errors import ManifestError, Problem
 from manifests.model import Manifest
-from manifests.parse import parse
 from manifests.schema import schema_text
-from manifests.template_check import template_problems
 from marblemesh.cli import update_verbs
 from marblemesh.cli.errors import CliError, NegativeResult
 from marblemesh.cli.files import write_file
-from marblemesh.cli.manifest_file import ManifestFile, read_manifest
+from marblemesh.cli.manifest_check import checked, described, require_valid
+from marblemesh.cli.manifest_file import ManifestFile, NoCheck, read_manifest
 from marblemesh.cli.manifest_log import parsed_entry, with_security_versions
 from marblemesh.cli.output import Format, OutputFile, OutputFormat, print_json, target, wants_json
 from marblemesh.cli.recovery_data import Handed, RecoveryDataFile
@@ -46,15 +45,13 @@ def check(file: ManifestPath, output: OutputFormat = Format.TEXT) -> None:
     """
     document = read_manifest(file)
     try:
-        manifest = _parsed(document.raw)
+        manifest = checked(document.raw)
     except ManifestError as error:
         if output is Format.JSON:
             print_json({"valid": False, "problems": _problems(error.problems), "warnings": []})
             raise typer.Exit(1) from None
-        for problem in error.problems:
-            typer.echo(
-                f"{_place(document, error)}: {problem if not _line(error) else _without_line(problem)}", err=True
-            )
+        for line in described(document, error):
+            typer.echo(line, err=True)
         raise typer.Exit(1) from None
     _show_checked(document, manifest, output)
 
@@ -85,9 +82,7 @@ def set_(
     address: Address,
     trust: TrustOptions,
     recoverydata: RecoveryDataFile = None,
-    no_check: Annotated[
-        bool, typer.Option("--no-check", help="Upload without checking here; the Coordinator checks in any case.")
-    ] = False,
+    no_check: NoCheck = False,
     output: OutputFormat = Format.TEXT,
 ) -> None:
     """Attest a Coordinator and give it its manifest. This can be done once; later changes need the users it names.
@@ -96,7 +91,7 @@ def set_(
     """
     document = read_manifest(file)
     if not no_check:
-        _require_valid(document)
+        require_valid(document)
     secrets = asyncio.run(_set(document, address, trust))
     _report_set(document, secrets, recoverydata, output)
 
@@ -177,41 +172,8 @@ def _show_checked(document: ManifestFile, manifest: Manifest, output: Format) ->
     typer.echo(f"OK, fingerprint {manifest.fingerprint}")
 
 
-def _parsed(raw: bytes) -> Manifest:
-    """With its templates tried, as the Coordinator tries them. Raises ManifestError."""
-    manifest = parse(raw)
-    if problems := tuple(template_problems(manifest)):
-        raise ManifestError(problems)
-    return manifest
-
-
 def _problems(problems: tuple[Problem, ...]) -> list[dict[str, str]]:
     return [{"path": problem.path, "message": problem.message} for problem in problems]
-
-
-def _require_valid(document: ManifestFile) -> None:
-    try:
-        manifest = _parsed(document.raw)
-    except ManifestError as error:
-        text = _without_line(error.problems[0]) if _line(error) else str(error)
-        raise CliError(f"{_place(document, error)}: {text}") from None
-    for warning in manifest.warnings:
-        warn(f"{document.path}: {warning}")
-
-
-def _line(error: ManifestError) -> bool:
-    return isinstance(error, ManifestSyntaxError)
-
-
-def _place(document: ManifestFile, error: ManifestError) -> str:
-    """`file`, or `file:line:column` as compilers write it and editors jump to."""
-    if isinstance(error, ManifestSyntaxError):
-        return f"{document.path}:{error.line}:{error.column}"
-    return str(document.path)
-
-
-def _without_line(problem: Problem) -> str:
-    return "invalid JSON: " + problem.message.partition(": ")[2]
 
 
 async def _set(document: ManifestFile, address: str, trust: TrustOptions) -> Mapping[str, str]:

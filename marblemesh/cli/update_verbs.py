@@ -13,7 +13,8 @@ import typer
 
 from marblemesh.cli.files import write_file
 from marblemesh.cli.key_options import Identified, with_identity
-from marblemesh.cli.manifest_file import read_manifest
+from marblemesh.cli.manifest_check import require_valid_update
+from marblemesh.cli.manifest_file import NoCheck, read_manifest
 from marblemesh.cli.output import Format, OutputFile, OutputFormat, print_json, target, wants_json
 from marblemesh.cli.recovery_data import Handed, RecoveryDataFile
 from marblemesh.cli.trust import connect_or_pinned
@@ -37,14 +38,17 @@ def apply(
     trust: TrustOptions,
     identity: Identified,
     recoverydata: RecoveryDataFile = None,
+    no_check: NoCheck = False,
     output: OutputFormat = Format.TEXT,
 ) -> None:
     """Upload an update: a whole new manifest, or one with Packages alone that raises their SecurityVersion.
 
     A whole one may have to wait until other users acknowledge it.
     """
-    raw = read_manifest(file).raw
-    result = _run(address, trust, identity(), lambda client: client.update_apply(raw))
+    document = read_manifest(file)
+    if not no_check:
+        require_valid_update(document)
+    result = _run(address, trust, identity(), lambda client: client.update_apply(document.raw))
     _report(result, recoverydata, output)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit.fake_features import OAEP
+from tests.kit.manifests import manifest, raw
 from tests.kit.operator import Operator, operating
 from tests.kit.softhsm import SoftHsm, softhsm, users_on_token
 from tests.kit.users import key_pem, public_pem, recovery_key, user
@@ -88,6 +89,25 @@ async def test_an_update_that_waits_says_for_whom(operator: Operator) -> None:
         f"marblemesh: GET https://{operator.fake.address}/api/v2/update-manifest: "
         "404 Not Found: error: no update in progress"
     )
+
+
+async def test_an_update_that_no_coordinator_would_take_is_not_sent(operator: Operator) -> None:
+    """Others would have to acknowledge it before anybody hears that it cannot be applied."""
+    marbles = {"web": {"Package": "p", "Parameters": {"Env": {"A": "{{ .Nope }}"}}}}
+    for document, problem in (
+        (manifest(Marbles=marbles), "can't evaluate field Nope"),
+        ({"Marbles": {"web": {}}}, "no allowed packages defined"),
+    ):
+        path = operator.write("update.json", raw(document))
+        result = await operator.as_user("manifest", "update", "apply", path, operator.fake.address)
+        assert result.status == 1
+        assert problem in result.line
+    path = operator.write("packages.json", raw({"Packages": {"p": {"SecurityVersion": "2"}}}))
+    result = await operator.as_user("manifest", "update", "apply", path, operator.fake.address)
+    assert "want a whole number" in result.line
+    assert operator.fake.asked == []
+    await operator.as_user("manifest", "update", "apply", path, operator.fake.address, "--no-check")
+    assert operator.fake.asked != []
 
 
 async def test_recovery_secrets_of_an_update_are_never_lost(operator: Operator) -> None:
