@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from manifests.errors import Problem
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+")
-# Names come from the file; paths and messages are read by people, on terminals and in logs: short and printable.
+# Names come from the file; paths and messages are read by people, on terminals and in logs: short and printable. A
+# plain name is whole as far as names may be long.
+_MAX_PLAIN = 128
 _MAX_NAME = 80
 _MAX_MESSAGE = 500
 
@@ -25,7 +27,8 @@ def member_path(*parts: str | int) -> str:
         if isinstance(part, int):
             path += f"[{part}]"
         elif _PLAIN.fullmatch(part):
-            path += f".{part}" if path else part
+            shown = part if len(part) <= _MAX_PLAIN else f"{part[:_MAX_PLAIN]}…"
+            path += f".{shown}" if path else shown
         else:
             path += '["' + printable(part, _MAX_NAME).replace('"', '\\"') + '"]'
     return path
