@@ -33,7 +33,7 @@ class Decisions:
         self._config = config
         self._log = log
         self._told: set[tuple[str, str]] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._made_up = MadeUpAddresses()
         self._known: tuple[RelayConfig, Routes] | None = None
         self.closed = closed
@@ -65,7 +65,7 @@ class Decisions:
         """The IPv4 address to answer with; None: look it up. Raises socket.gaierror."""
         if not isinstance(host, str | bytes | bytearray):
             return None
-        name, number, routes = _text(host), _port(port), self._routes()
+        name, number, routes = _text(host), port_number(port), self._routes()
         if routes.has_name(name, number):
             return self._made_up.address_of(name)
         if isinstance(wrong := routes.dial(name, number), Wrong) and number:
@@ -100,14 +100,16 @@ class Decisions:
             if (verb, what) in self._told or len(self._told) >= _MAX_TOLD:
                 return
             self._told.add((verb, what))
-        self._log.warning(f"the app {verb} outside the mesh, in plaintext; under SGX this is refused", address=what)
+        self._log.warning(
+            "the app is in plaintext outside the mesh; under SGX this is refused", what=verb, address=what
+        )
 
 
 def _text(host: Host) -> str:
     return host if isinstance(host, str) else bytes(host).decode("ascii", errors="replace")
 
 
-def _port(port: object) -> int:
+def port_number(port: object) -> int:
     """As getaddrinfo takes it: a number, its digits, the name of a service, or nothing."""
     if isinstance(port, bytes):
         port = port.decode("ascii", errors="replace")

@@ -11,6 +11,7 @@ import importlib
 import re
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -56,6 +57,7 @@ class GrpcAddresses:
             if path is None:
                 return original(server, address, *rest, **options)
             original(server, f"unix:{path}", *rest, **options)
+            Path(path).chmod(0o600)
             return port
 
         return call

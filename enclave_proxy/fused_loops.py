@@ -14,10 +14,10 @@ from typing import Any
 
 import uvloop
 
-from enclave_proxy.fused_decisions import Decisions
+from enclave_proxy.fused_decisions import Decisions, port_number
 from enclave_proxy.fused_names import Names
 from enclave_proxy.fused_side import in_worker
-from enclave_proxy.fused_sockets import as_unix, is_swapped
+from enclave_proxy.fused_sockets import HandedOver, is_swapped
 from enclave_proxy.relay_config import TcpAddress
 
 _CREATE_SERVER_ONLY_TCP = ("family", "flags", "reuse_address", "reuse_port")
@@ -31,8 +31,8 @@ class UvloopSockets:
         self._decisions = decisions
         self._names = names
 
-    def install(self) -> Callable[[], None]:
-        """Replace the methods of `uvloop.Loop`; calling the result takes them away again."""
+    def install(self) -> None:
+        """Replace the methods of `uvloop.Loop`, for the life of the process."""
         methods: dict[str, Callable[..., Any]] = {
             "getaddrinfo": self._getaddrinfo,
             "create_server": self._create_server,
@@ -44,12 +44,6 @@ class UvloopSockets:
         for name, method in methods.items():
             setattr(uvloop.Loop, name, _for_the_app(getattr(uvloop.Loop, name), method))
 
-        def remove() -> None:
-            for name in methods:
-                delattr(uvloop.Loop, name)
-
-        return remove
-
     async def _getaddrinfo(self, original: Any, loop: Any, host: Any, port: Any, **hints: Any) -> Any:
         if self._decisions.resolve(host, port) is None:
             return await original(loop, host, port, **hints)
@@ -60,20 +54,23 @@ class UvloopSockets:
     ) -> Any:
         sock = options.pop("sock", None)
         if sock is None:
-            first = host if isinstance(host, str) or not host else next(iter(host))
-            if self._decisions.bind(socket.SOCK_STREAM, first or "", port or 0) is None:
+            first = (host if isinstance(host, str) or not host else next(iter(host))) or ""
+            number = port_number(port)
+            if self._decisions.bind(socket.SOCK_STREAM, first, number) is None:
                 return await original(loop, factory, host, port, **options)
             sock = socket.socket(socket.AF_INET)
             try:
                 if options.get("reuse_port"):
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                sock.bind((first or "", port))
+                sock.bind((first, number))
             except BaseException:
                 sock.close()
                 raise
         if not is_swapped(sock):
             return await original(loop, factory, host, port, sock=sock, **options)
-        return await loop.create_unix_server(factory, sock=as_unix(sock), **_without(options, _CREATE_SERVER_ONLY_TCP))
+        return await loop.create_unix_server(
+            factory, sock=HandedOver(sock), **_without(options, _CREATE_SERVER_ONLY_TCP)
+        )
 
     async def _create_connection(
         self, original: Any, loop: Any, factory: Any, host: Any = None, port: Any = None, **options: Any
@@ -82,9 +79,9 @@ class UvloopSockets:
         if sock is not None and not is_swapped(sock):
             return await original(loop, factory, host, port, sock=sock, **options)
         if sock is not None:
-            options["sock"] = as_unix(sock)
+            options["sock"] = HandedOver(sock)
         else:
-            target = self._decisions.connect(socket.SOCK_STREAM, host, port)
+            target = self._decisions.connect(socket.SOCK_STREAM, host or "", port_number(port))
             if target is None:
                 return await original(loop, factory, host, port, **options)
             if options.get("ssl") and options.get("server_hostname") is None:
@@ -95,7 +92,7 @@ class UvloopSockets:
         return await loop.create_unix_connection(factory, **_without(options, _CREATE_CONNECTION_ONLY_TCP))
 
     async def _connect_accepted_socket(self, original: Any, loop: Any, factory: Any, sock: Any, **options: Any) -> Any:
-        return await original(loop, factory, as_unix(sock) if is_swapped(sock) else sock, **options)
+        return await original(loop, factory, HandedOver(sock) if is_swapped(sock) else sock, **options)
 
     async def _create_datagram_endpoint(
         self, original: Any, loop: Any, factory: Any, local_addr: Any = None, remote_addr: Any = None, **options: Any

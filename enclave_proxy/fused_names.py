@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 from typing import Any
 
 from enclave_proxy.fused_decisions import Decisions
@@ -22,18 +21,11 @@ class Names:
     def __init__(self, decisions: Decisions) -> None:
         self._decisions = decisions
 
-    def install(self) -> Callable[[], None]:
-        """Replace the functions; calling the result puts Python's own back."""
+    def install(self) -> None:
+        """Replace the functions, for the life of the process."""
         socket.getaddrinfo = self.getaddrinfo
         socket.gethostbyname = self._gethostbyname
         socket.gethostbyname_ex = self._gethostbyname_ex
-
-        def remove() -> None:
-            socket.getaddrinfo = _getaddrinfo
-            socket.gethostbyname = _gethostbyname
-            socket.gethostbyname_ex = _gethostbyname_ex
-
-        return remove
 
     def getaddrinfo(
         self,

@@ -80,7 +80,7 @@ class MadeUpAddresses:
 
     def __init__(self) -> None:
         self._names: list[str] = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler of the app may look names up
 
     def address_of(self, host: str) -> str:
         """Made on first use. Raises OSError if there are no more."""

@@ -46,9 +46,25 @@ def is_swapped(sock: socket.socket) -> bool:
     return sock.family in INET and sock.getsockopt(socket.SOL_SOCKET, _SO_DOMAIN) == socket.AF_UNIX
 
 
-def as_unix(sock: socket.socket) -> socket.socket:
-    """Take the descriptor out of a swapped socket, as the UNIX socket that it is."""
-    return _Socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=sock.detach())
+class HandedOver(_Socket):
+    """A swapped socket as the UNIX socket that it is, for somebody who takes it over and closes it: then the app's own
+    object is closed too."""
+
+    __slots__ = ("_partner",)
+
+    def __init__(self, partner: socket.socket) -> None:
+        super().__init__(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=os.dup(partner.fileno()))
+        self._partner = partner
+
+    def detach(self) -> int:
+        """What uvloop does when libuv closes the descriptor."""
+        self._partner.close()
+        return super().detach()
+
+    def close(self) -> None:
+        """What everybody else does."""
+        self._partner.close()
+        super().close()
 
 
 @contextmanager
@@ -64,10 +80,17 @@ def _seen_as_unix(sock: socket.socket) -> Iterator[_socket.socket]:
 
 @dataclass(frozen=True, slots=True)
 class _Bound:
-    """A listening socket that is open. `shares`: it was bound with SO_REUSEPORT."""
+    """A socket that the app has bound, as long as it lives. `shares`: it was bound with SO_REUSEPORT."""
 
-    sock: socket.socket
+    sock: weakref.ref[socket.socket]
+    family: int
     shares: bool
+
+    @property
+    def descriptor(self) -> int:
+        """-1: closed or gone."""
+        sock = self.sock()
+        return -1 if sock is None else sock.fileno()
 
 
 class SwappedSockets:
@@ -75,12 +98,12 @@ class SwappedSockets:
 
     def __init__(self, decisions: Decisions) -> None:
         self._decisions = decisions
-        self._lock = threading.Lock()
-        self._bound: dict[str, list[tuple[weakref.ref[socket.socket], bool]]] = {}  # by path
+        self._lock = threading.RLock()  # a signal handler of the app may open sockets in the middle of it
+        self._bound: dict[str, list[_Bound]] = {}  # by path
         self._names: dict[str, tuple[str, int]] = {}  # by path: what the app takes its address for
 
-    def install(self) -> Callable[[], None]:
-        """Replace the methods; calling the result puts Python's own back."""
+    def install(self) -> None:
+        """Replace the methods, for the life of the process."""
         methods: dict[str, Callable[..., Any]] = {
             "accept": lambda sock: self._accept(sock),
             "bind": lambda sock, address: self._bind(sock, address),
@@ -92,13 +115,6 @@ class SwappedSockets:
         }
         for name, method in methods.items():
             setattr(_Socket, name, method)
-
-        def remove() -> None:
-            for name in methods:
-                delattr(_Socket, name)
-            _Socket.accept = _accept  # type: ignore[method-assign]  # the only one that is Python's, not C's
-
-        return remove
 
     def unlink(self) -> None:
         """Remove the socket files that the app has made."""
@@ -120,21 +136,16 @@ class SwappedSockets:
                     made.bind(path)
                     Path(path).chmod(0o600)
                     _swap(sock, made.fileno())
-            elif first.sock.family != sock.family or (first.shares and shares):
+            elif first.family != sock.family or (first.shares and shares):
                 # IPv4 and IPv6 of one port, or SO_REUSEPORT: both take from the same queue.
-                _swap(sock, first.sock.fileno())
+                _swap(sock, first.descriptor)
             else:
                 raise OSError(errno.EADDRINUSE, f"port {address[1]} is bound already (it is {path} here)")
-            self._bound.setdefault(path, []).append((weakref.ref(sock), shares))
+            self._bound.setdefault(path, []).append(_Bound(weakref.ref(sock), sock.family, shares))
         return None
 
     def _live(self, path: str) -> _Bound | None:
-        live = [
-            _Bound(sock, shares)
-            for reference, shares in self._bound.get(path, ())
-            if (sock := reference()) is not None and sock.fileno() >= 0
-        ]
-        self._bound[path] = [(weakref.ref(bound.sock), bound.shares) for bound in live]
+        live = self._bound[path] = [bound for bound in self._bound.get(path, ()) if bound.descriptor >= 0]
         return live[0] if live else None
 
     def _connect(self, sock: socket.socket, address: Any) -> None:

@@ -48,8 +48,10 @@ async def outside() -> AsyncIterator[int]:
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    yield server.sockets[0].getsockname()[1]
-    server.close()
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
 
 
 async def tell() -> Story:
@@ -161,7 +163,7 @@ def test_a_peer_s_name_is_answered_without_dns(story: Story) -> None:
 
 def test_what_the_manifest_does_not_name_passes_in_simulation_and_is_told(story: Story) -> None:
     assert story.heard["outside"] == "outsider! True"
-    told = [line for line in story.web.lines if "outside the mesh, in plaintext" in line["event"]]
+    told = [line for line in story.web.lines if "in plaintext outside the mesh" in line["event"]]
     assert len(told) == 1
     assert told[0]["address"].startswith("TCP 127.0.0.1 port ")
 

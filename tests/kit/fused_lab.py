@@ -3,6 +3,7 @@
 
     python -m tests.kit.fused_lab '{"listens": {"8080": PATH}, "dials": {"db:5432": PATH}, "closed": true}' python ...
 
+`outcome` is what the worker ends with whatever the app says, `fails` lets it break down while the app runs.
 What the app dials is a UNIX socket of the test. The worker's log goes to standard error.
 """
 
@@ -60,6 +61,11 @@ async def live(fused: Fused, command: list[str], settings: dict[str, object], lo
         start=partial(fused.start, config=lambda: routes, closed=bool(settings.get("closed"))),
     )
 
+    async def fail() -> None:
+        if settings.get("fails"):
+            await asyncio.sleep(0.1)
+            raise RuntimeError("the worker cannot go on")
+
     async def when_told() -> None:
         await signals.ending.wait()
         app.stop(signals.number)
@@ -69,10 +75,11 @@ async def live(fused: Fused, command: list[str], settings: dict[str, object], lo
     with signals.installed():
         signals.attach(app)
         async with asyncio.TaskGroup() as group:
-            watching = group.create_task(when_told())
+            watching = [group.create_task(when_told()), group.create_task(fail())]
             status = await app.run()
-            watching.cancel()
-    return status
+            for task in watching:
+                task.cancel()
+    return int(settings.get("outcome", status))  # type: ignore[call-overload, no-any-return]
 
 
 def work(fused: Fused, command: list[str], settings: dict[str, object], log: FilteringBoundLogger) -> int:

@@ -51,10 +51,6 @@ def test_modules_and_folders_run_too(tmp_path: Path) -> None:
     assert "json.tool" in run("python", "-m", "json.tool", "--help").stdout
 
 
-def test_a_status_has_eight_bits() -> None:
-    assert code("import sys; sys.exit(300)").returncode == 44
-
-
 def test_an_uncaught_exception_is_printed_without_frames_of_the_worker() -> None:
     done = code("def f(): raise ValueError('oops')\nf()")
     assert done.returncode == 1
@@ -72,7 +68,7 @@ def test_threads_executors_and_exit_hooks_end_before_the_process_in_python_s_ord
         "threading.Thread(target=lambda: (time.sleep(.1), say('thread'))).start()\n"
         "threading.Thread(target=lambda: time.sleep(60), daemon=True).start()\n"
         "ThreadPoolExecutor(2).submit(lambda: (time.sleep(.3), say('executor')))\n"
-        "say('main'); sys.exit(8)"
+        "say('main'); sys.exit(256 + 8)"
     )
     assert told(done) == ["main", "thread", "executor", "atexit", "8"]
 
@@ -158,3 +154,13 @@ def test_the_app_finds_logging_as_in_a_fresh_interpreter_and_cannot_silence_the_
     )
     assert told(done) == ["[] 30 False", "0"]
     assert '"event": "app ended"' in done.stderr
+
+
+def test_a_worker_that_was_refused_or_turned_out_decides_the_status() -> None:
+    assert told(code("print('bye')", outcome=1)) == ["bye", "1"]
+
+
+def test_no_code_of_the_app_goes_on_without_its_worker() -> None:
+    done = code("import time\ntry: time.sleep(20)\nfinally: print('still here')", fails=True)
+    assert told(done) == ["1"]
+    assert "the worker cannot go on" in done.stderr

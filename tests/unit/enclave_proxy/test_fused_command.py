@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
-from enclave_proxy.errors import CommandError
+from enclave_proxy.config import WorkerConfig
+from enclave_proxy.errors import CommandError, ConfigError
 from enclave_proxy.fused_command import PythonCommand
 
 VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -56,3 +58,17 @@ def test_what_cannot_be_had_is_refused_by_name(words: list[str], reason: str) ->
     with pytest.raises(CommandError) as refused:
         PythonCommand.parse(words)
     assert reason in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "reason"),
+    [
+        ("concurrency", "2", "worker and app are one process"),
+        ("restart", "always", "the app's end is the process's, restart that"),
+        ("relay", "off", "nobody would carry the app's sockets"),
+    ],
+)
+def test_settings_that_need_two_processes_are_refused(tmp_path: Path, flag: str, value: str, reason: str) -> None:
+    flags = {"marble-type": "web", "fused": "on", flag: value}
+    with pytest.raises(ConfigError, match=reason):
+        WorkerConfig.load({}, flags, ("python", "app.py"), cwd=tmp_path, runtime_dir=tmp_path)

@@ -194,6 +194,34 @@ print(len(socket.socketpair()), socket.getaddrinfo("localhost", 9)[0][4][1])
     ) == ["5432", *(REFUSED.values()), "2 9"]
 
 
+def test_uvloop_takes_sockets_that_the_app_has_made_and_keeps_ports_apart(place: Place) -> None:
+    assert place.run("""
+import asyncio, uvloop
+async def main():
+    async def echo(reader, writer):
+        writer.write(await reader.read(9)); writer.close()
+    mine = socket.create_server(("", 8080))
+    first = await asyncio.start_server(echo, sock=mine)
+    second = await asyncio.start_server(echo, "0.0.0.0", 8081)
+    for port in (8080, 8081):
+        try:
+            await asyncio.start_server(echo, "0.0.0.0", port)
+        except OSError as error:
+            print(errno.errorcode[error.errno])
+        reader, writer = await asyncio.open_connection("localhost", port)
+        writer.write(b"x"); print(await reader.read(9), await reader.read()); writer.close()
+    client = socket.socket(); client.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(client, ("db", 5432))
+    reader, writer = await asyncio.open_connection(sock=client)
+    writer.write(b"y"); print(await reader.read(9))
+    writer.close(); await writer.wait_closed(); await asyncio.sleep(0.01)
+    print(client.fileno(), mine.getsockname()[1])
+    first.close(); await first.wait_closed(); await asyncio.sleep(0)
+    print(mine.fileno(), tried(lambda: socket.create_server(("", 8080)).getsockname()[1]))
+uvloop.run(main())
+""") == ["EADDRINUSE", "b'x' b''", "EADDRINUSE", "b'x' b''", "b'peer:y'", "-1 8080", "-1 8080"]
+
+
 def test_under_sgx_no_process_is_started_and_libraries_with_own_sockets_are_refused(place: Place) -> None:
     no_more = "under SGX a fused app starts no processes, each would be an enclave of its own"
     assert place.run(
