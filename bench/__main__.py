@@ -11,7 +11,7 @@ import pkgutil
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("activation", "relay", "xds_scale")
+BENCHMARKS = ("activation", "relay", "xds_fleet", "xds_scale")
 
 
 def main() -> int:

@@ -26,7 +26,7 @@ from typing import Any
 
 from bench.measure import write_result
 from bench.xds_scale_foreign import Foreign, foreign_workers
-from bench.xds_scale_town import PEERS, PER_TYPE
+from bench.xds_scale_town import PEERS, types_of
 from sds.resources import BUNDLE_NAME, IDENTITY_NAME
 
 FOREIGN = 10
@@ -198,19 +198,20 @@ async def run(workers: int, folder: Path, cores: Sequence[int]) -> dict[str, obj
         server = await Remote.start("bench.xds_scale_server", str(total), str(identities), core=cores[0])
         stack.push_async_callback(server.end)
         started = await server.do("start")
-        empty = (await server.do("usage"))["rss"]
-        registered = (await server.do("activate"))["rss"]
+        empty = await server.do("usage")
+        registered = await server.do("activate")
         clients = await Remote.start("bench.xds_scale_clients", str(identities), str(started["port"]), core=cores[-1])
         stack.push_async_callback(clients.end)
         await clients.answer()
         foreign = foreign_workers(identities, started["root"], range(workers, total))
         scale = Scale(server, clients, foreign, workers, started["port"])
-        scale.note(workers=total, types=total // PER_TYPE, peers_per_type=PEERS, foreign_workers=FOREIGN)
+        scale.note(workers=total, types=types_of(total), peers_per_type=PEERS, foreign_workers=FOREIGN)
+        scale.note(cpu_us_per_identity=_micro(registered["cpu"] - empty["cpu"], total))
         async with asyncio.TaskGroup() as tasks:
             await clients.do("connect", first=0, count=FEW, timeout=PATIENCE)
             few = await scale.one_worker(FEW)
             await scale.storm(tasks)
-            await scale.memory(empty, registered)
+            await scale.memory(empty["rss"], registered["rss"])
             many = await scale.one_worker(total)
             scale.note(one_worker_ratio=round(many / few, 2))
             await scale.endpoints()
