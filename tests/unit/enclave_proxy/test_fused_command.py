@@ -3,12 +3,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from enclave_proxy.config import WorkerConfig
 from enclave_proxy.errors import CommandError, ConfigError
 from enclave_proxy.fused_command import PythonCommand
+from enclave_proxy.route_parts import Local
+from enclave_proxy.routes import Pushed
+from enclave_proxy.worker import Worker
+from sds.logs import get_logger
 
 VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -72,3 +77,22 @@ def test_settings_that_need_two_processes_are_refused(tmp_path: Path, flag: str,
     flags = {"marble-type": "web", "fused": "on", flag: value}
     with pytest.raises(ConfigError, match=reason):
         WorkerConfig.load({}, flags, ("python", "app.py"), cwd=tmp_path, runtime_dir=tmp_path)
+
+
+@pytest.mark.parametrize("host_reads_loopback", [True, False])
+def test_a_fused_app_is_closed_in_wherever_the_host_reads_loopback(tmp_path: Path, host_reads_loopback: bool) -> None:
+    asked: list[bool] = []
+
+    class Fused:
+        def start(self, *_: object, closed: bool, **__: object) -> None:
+            asked.append(closed)
+
+    class Session:
+        pushed = Pushed(Local(tmp_path, refuse_plain_tcp=host_reads_loopback))
+        applied = None
+
+    flags = {"marble-type": "web", "fused": "on"}
+    config = WorkerConfig.load({}, flags, ("python", "app.py"), cwd=tmp_path, runtime_dir=tmp_path)
+    worker: Any = Worker(config, {}, get_logger("test"), fused=cast(Any, Fused()))
+    worker._starter(Session())(("python", "app.py"), {})
+    assert asked == [host_reads_loopback]
