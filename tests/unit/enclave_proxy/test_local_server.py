@@ -157,9 +157,10 @@ async def test_a_platform_that_does_not_tell_who_connects_lets_nobody_in(
 # Connects, sends what it is told, leaves the connection to a child, and ends. The child says what comes.
 HANDS_ON = """
 import os, socket, sys
-s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.sendall(bytes.fromhex(sys.argv[2])); s.recv(1)
-if os.fork(): os._exit(0)
+s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.sendall(bytes.fromhex(sys.argv[2]))
 got = b""
+while b"while it lives" not in got: got += s.recv(65536)
+if os.fork(): os._exit(0)
 try:
     while data := s.recv(65536): got += data
 except ConnectionResetError: pass
