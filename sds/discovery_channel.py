@@ -49,6 +49,7 @@ class Channel:
         "_isolate",
         "_removals",
         "_stale",
+        "_state_refused",
         "answer_owed",
         "bodies",
         "full_state",
@@ -79,6 +80,7 @@ class Channel:
         self._acked_before: dict[str, str] | None = None
         self._answered = False
         self._error = ""
+        self._state_refused = False  # a whole state, maybe an empty one
         self._stale = True  # `_changes` and `_removals` have to be looked up
         self._changes: Sequence[str] = ()
         self._removals: Sequence[str] = ()
@@ -227,9 +229,12 @@ class Channel:
                 before.pop(name, None)
             if not before:
                 self._acked_before = None
-        if self.nacked is not None and not self._isolate and self.full_state:
-            self.nacked = {n: v for n, v in self.nacked.items() if v != UNKNOWN} or None  # this state is without them
+        for name, version in done.versions.items():
+            if name not in self.sent and self.subscription.covers(name):
+                # Dropped and wanted again while this was under way: the client has it now, and may have to lose it.
+                self.sent[name], self._stale = version, True
         self._answered = True
+        self._state_refused = False
         if not self.nacked:
             self._error = ""
 
@@ -240,6 +245,7 @@ class Channel:
             return
         self.inflight = None
         self._stale = True
+        self._state_refused = self.full_state and not self._isolate
         apart = self._isolate and bool(bad.versions) and len(bad.versions) + len(bad.removed) > 1
         for name, version in bad.versions.items():
             if not self.subscription.covers(name):
@@ -254,7 +260,7 @@ class Channel:
             if apart:
                 # It was not at fault or cannot be helped: tried once more without company.
                 self.sent.setdefault(name, UNKNOWN)
-            else:
+            elif not self._state_refused:
                 self._refuse(name, UNKNOWN)
 
     def _refuse(self, name: str, version: str) -> None:
@@ -306,7 +312,13 @@ class Channel:
         """What the client refused is due once more."""
         gone = [name for name in self.nacked or () if name not in self.view]
         self.sent.update(dict.fromkeys(gone, UNKNOWN))
-        self.nacked, self._stale = None, True
+        self.answer_owed |= self._state_refused
+        self.nacked, self._state_refused, self._stale = None, False, True
+
+    @property
+    def has_refused(self) -> bool:
+        """Whether something is not sent again because the client refused it."""
+        return self.nacked is not None or self._state_refused
 
     def update(self, view: Mapping[str, Resource]) -> None:
         """A new view of this type."""

@@ -10,7 +10,7 @@ not exist is said in `resource_errors` (xDS TP3), which other clients ignore; it
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from google.protobuf.message import Message
@@ -80,6 +80,10 @@ class SotwStream(Stream):
         for _, resource in sorted(content.items()):
             parts += (resource.in_state, resource.body)
         return b"".join(parts)
+
+    def _carried(self, batch: Batch) -> Iterable[str]:
+        channel = batch.channel
+        return [name for name in channel.bodies if name in channel.view] if channel.full_state else batch.names
 
 
 def _whole_state(channel: Channel, gone: Sequence[str]) -> Mapping[str, Resource]:

@@ -146,13 +146,13 @@ class Stream(ABC):
     def retry_refused(self) -> None:
         """Send once more what the client refused; see `discovery_retry` for when."""
         for channel in self._order:
-            if channel.nacked is not None:
+            if channel.has_refused:
                 channel.retry()
 
     @property
     def has_refused(self) -> bool:
         """Whether something is held back because the client refused it."""
-        return any(channel.nacked is not None for channel in self._order)
+        return any(channel.has_refused for channel in self._order)
 
     def _channel(self, type_url: str) -> tuple[Channel, bool]:
         """The channel of a request's type, and whether this is its first request."""
@@ -238,10 +238,11 @@ class Stream(ABC):
         self._count += 1
         nonce = f"{self._nonce_prefix}{self._count}"
         absent = self._absent(channel, gone) if gone else ()
-        body = self._encode(Batch(channel, names, gone), nonce, absent)
+        batch = Batch(channel, names, gone)
+        body = self._encode(batch, nonce, absent)
         if (children := CHILDREN.get(channel.type_url)) is not None and names:
             self._send_again(children, [channel.view[name] for name in names])
-        channel.written(nonce, names, gone)
+        channel.written(nonce, self._carried(batch), gone)
         return Response(channel.type_url, nonce, tuple(names), tuple(gone), absent, body)
 
     def _absent(self, channel: Channel, gone: Sequence[str]) -> tuple[tuple[str, int], ...]:
@@ -255,6 +256,10 @@ class Stream(ABC):
     @abstractmethod
     def _encode(self, batch: Batch, nonce: str, absent: Sequence[tuple[str, int]]) -> bytes:
         """The serialised response; called before the channel is told that it was written."""
+
+    def _carried(self, batch: Batch) -> Iterable[str]:
+        """What stands in the response, changed or not; called after `_encode`."""
+        return batch.names
 
     @abstractmethod
     def _due(self, channel: Channel) -> Batch | None:

@@ -34,6 +34,8 @@ class Watched:
     owed: set[str] = field(default_factory=set)  # asked for, and not answered yet
     again: set[str] = field(default_factory=set)  # may come again, for a reason other than a change
     whole_owed: bool = False
+    refused: bool = False  # the last response that was answered
+    whole: bool = False  # what is not in a response is gone
 
     def wants(self, name: str) -> bool:
         return self.wildcard or name in self.names
@@ -49,7 +51,7 @@ class Observer:
         self.views: dict[tuple[str, str], set[str]] = {}  # every version that the client was ever allowed to see
 
     def of(self, type_url: str) -> Watched:
-        return self.types.setdefault(type_url, Watched())
+        return self.types.setdefault(type_url, Watched(whole=self.state and type_url in WHOLE))
 
     def may_see(self, view: View) -> None:
         for type_url, named in view.items():
@@ -126,20 +128,22 @@ class Observer:
         watched.names = (watched.names | set(names)) - set(drop) - {"*"}
 
     def _answered(self, watched: Watched, *, error: bool) -> None:
-        watched.open = False
+        watched.open, watched.refused = False, error
         if error:
             watched.sent |= dict.fromkeys((n for n in watched.carried if watched.wants(n)), REFUSED)
             # One by one to find the bad one, and the removals once more; the observer does not count them.
             several = len(watched.carried) + len(watched.taken) > 1
             watched.again |= (watched.carried.keys() | watched.taken) if several and not self.state else set()
             return
-        watched.held |= {n: v for n, v in watched.carried.items() if watched.wants(n)}
+        taken = {n: v for n, v in watched.carried.items() if watched.wants(n)}
+        watched.held = taken if watched.whole else watched.held | taken
         for name in watched.taken:
             watched.held.pop(name, None)
 
     def retried(self) -> None:
         for watched in self.types.values():
             watched.again |= {name for name, version in watched.sent.items() if version == REFUSED}
+            watched.whole_owed |= watched.refused
 
     # ---- what the server says
 
@@ -153,7 +157,7 @@ class Observer:
         assert said.nonce not in self.seen_nonces, "a nonce is used once"
         assert len(content) == len(said.content), "no name twice"
         self._check_content(type_url, watched, content, view)
-        whole = self.state and type_url in WHOLE
+        whole = watched.whole
         gone = set(said.removed) if not whole else watched.sent.keys() - content.keys()
         errors = {name for name, _ in said.errors}
         assert not errors & content.keys(), "either there, or not"

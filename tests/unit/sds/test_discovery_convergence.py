@@ -216,6 +216,7 @@ def converges(
     run(machine, script)
     machine.view = final_view(last)
     machine.stream.update(machine.view)
+    machine.stream.retry_refused()  # after a long time
     drain(machine)
     for type_url in (*FULL, *NAMED):
         expected = {n: r.version for n, r in machine.view[type_url].items() if machine.wants(type_url, n)}

@@ -184,3 +184,27 @@ def test_a_removal_that_was_refused_is_tried_once_more_too(kind: type[Client]) -
     client.ask("LDS", nonce=said.nonce)
     assert not client.stream.has_refused
     assert client.hear() is None
+
+
+def test_a_state_that_was_refused_is_tried_once_more_even_if_it_is_empty() -> None:
+    """A client that comes back may hold what is gone since, and refuse to let it go."""
+    client = SotwClient(view())
+    client.ask("CDS")
+    client.ask("CDS", nonce=take(client).nonce, error="in use")
+    assert client.hear() is None
+    assert client.stream.has_refused
+    client.stream.retry_refused()
+    assert take(client).content == ()
+    assert not client.stream.has_refused
+
+
+def test_a_state_that_is_taken_with_what_was_refused_before_makes_it_taken() -> None:
+    client = SotwClient(view(CDS={"a": "1"}))
+    client.ask("CDS")
+    client.ask("CDS", nonce=take(client).nonce, error="no room")
+    client.stream.update(view(CDS={"a": "1", "b": "1"}))
+    said = take(client)
+    assert said.content == ("a@1", "b@1")
+    client.ask("CDS", nonce=said.nonce)
+    status = client.stream.status[CLUSTER]
+    assert (status.acked, status.nacked, status.error) == ({"a": "1", "b": "1"}, {}, "")

@@ -178,3 +178,14 @@ def test_asking_for_the_wildcard_again_is_asking_for_everything_again() -> None:
     client.ask("CDS", nonce=take(client).nonce)
     client.ask("CDS", "*")
     assert contents(client) == [("a@1",)]
+
+
+def test_what_was_dropped_and_wanted_again_while_it_was_under_way_is_taken_away_if_it_is_gone() -> None:
+    client = IncrementalClient(view(LDS={"a": "1"}))
+    client.ask("LDS")
+    under_way = take(client)
+    client.stream.update(view())
+    client.ask("LDS", drop=["*"])
+    client.ask("LDS", "*")
+    client.ask("LDS", nonce=under_way.nonce)
+    assert [said.removed for said in client.hear_all()] == [("a",)]
