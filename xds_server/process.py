@@ -12,10 +12,11 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import resource
 import signal
 import socket
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -55,6 +56,7 @@ class Sockets:
 
 async def run(config: CoordinatorConfig, env: Mapping[str, str], version: str, files: FileOps) -> None:
     """Serve until SIGTERM or SIGINT, with the state written by `files`; raises StartError."""
+    _allow_connections()
     with ExitStack() as stack:
         sockets = _bind_all(config, stack)
         attestation = choose_attestation(config, env)
@@ -83,6 +85,13 @@ async def run(config: CoordinatorConfig, env: Mapping[str, str], version: str, f
         except CoordinatorError as e:
             raise StartError(str(e)) from e
         await _serve(config, sockets, coordinator, (mesh, metrics, events))
+
+
+def _allow_connections() -> None:
+    """A descriptor for every worker: the soft limit is 1024 on most machines, for programs that call select()."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # the kernel's own limit may be lower than what is said to be allowed
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _announce(config: CoordinatorConfig, version: str) -> None:

@@ -23,8 +23,8 @@ class Shaking(Protocol):
 
     host: str
 
-    def shake(self) -> None:
-        """One step."""
+    def shake(self) -> bool:
+        """One step; whether there may be another."""
 
 
 class Handshakes:
@@ -73,13 +73,15 @@ class Handshakes:
         end = time.monotonic() + _SLICE
         while time.monotonic() < end:
             if self._going_on:
-                self._going_on.popleft().shake()
-            elif (one := self._next()) is not None:
+                one = self._going_on.popleft()
+            elif (first := self._next()) is not None:
+                one = first
                 self._under_way[one] = one.host
                 self._sources[one.host] += 1
-                one.shake()
             else:
                 return
+            if not one.shake():
+                self.ended(one)
         self._schedule()
 
     def _next(self) -> Shaking | None:

@@ -106,27 +106,34 @@ class Link:
             _log.exception("connection failed", peer=self.peer)
             self.abort()
 
-    def shake(self) -> None:
-        """A step of the handshake."""
-        if self.state is State.QUEUED:
-            if self._has_left():
-                self._refuse("client left before its turn came")
-                return
-            self._tls = self._port.tls.accept()
-            self.state, self._since = State.SHAKING, self._port.now
+    def shake(self) -> bool:
+        """A step of the handshake; whether there may be another."""
+        if self.state is State.QUEUED and not self._begin():
+            return False
         if self.state is not State.SHAKING or self._tls is None:
-            return
+            return False
         if self._unsent:
             self._send(b"")
         data = self._receive()
         if data is None:
             self._watch_once()
-            return
-        if not data:
+        elif not data:
             self._refuse("connection closed during the handshake")
-            return
+        else:
+            self._shake(self._tls, data)
+        return self.state is State.SHAKING
+
+    def _begin(self) -> bool:
+        if self._has_left():
+            self._refuse("client left before its turn came")
+            return False
+        self._tls = self._port.tls.accept()
+        self.state, self._since = State.SHAKING, self._port.now
+        return True
+
+    def _shake(self, tls: ssl.SSLObject, data: bytes) -> None:
         try:
-            done, out, plain = self._port.tls.shake(self._tls, data)
+            done, out, plain = self._port.tls.shake(tls, data)
         except TlsFault as fault:
             self._refuse(*fault.args)
             return

@@ -88,6 +88,7 @@ class RpcPort:
         self._listener: socket.socket | None = None
         self._news = asyncio.Event()  # a call or a connection has ended
         self._accepting = True  # not while there is no descriptor left
+        self._short = False  # the last connection could not be accepted, and that was said
 
     @property
     def now(self) -> float:
@@ -162,11 +163,14 @@ class RpcPort:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as e:
-                _log.error("cannot accept connections", port="xds", error=e.strerror)
+                if not self._short:
+                    _log.error("cannot accept connections for now", port="xds", error=e.strerror)
+                self._short = True
                 self.poller.forget(listener.fileno())
                 self._accepting = False
                 self._loop.call_later(_ACCEPT_AGAIN, self._accept_again, listener)
                 return
+            self._short = False
             sock.setblocking(False)
             self._admit(sock, source_of(address[0]))
 
