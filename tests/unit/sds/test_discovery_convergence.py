@@ -216,6 +216,7 @@ def converges(
     run(machine, script)
     machine.view = final_view(last)
     machine.stream.update(machine.view)
+    drain(machine)
     machine.stream.retry_refused()  # after a long time
     drain(machine)
     for type_url in (*FULL, *NAMED):
