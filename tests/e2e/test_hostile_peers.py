@@ -94,7 +94,9 @@ async def scene() -> AsyncIterator[Scene]:
             port = free_port()
             tls = {"server": {"Incoming": [{"Port": str(port), "Peers": ["client"]}]}}
             await mesh.set_manifest(mesh.manifest({"server": {}, "client": {}, "other": {}}, tls))
-            server = await mesh.start_worker("server", sys.executable, "-c", GREETER, f"{port}.sock")
+            # The worker's own look at the app's socket would be a connection that the app sees.
+            greeter = (sys.executable, "-c", GREETER, f"{port}.sock")
+            server = await mesh.start_worker("server", *greeter, flags=("--app-timeout", "0"))
             workers = {n: await mesh.start_worker(n, sys.executable, "-c", TELLTALE) for n in ("client", "other")}
             await server.logged("app listening")
             shown = {name: await told(worker) for name, worker in workers.items()}
