@@ -241,8 +241,8 @@ class Link:
                 self.abort()
                 return
         before, self._unsent = len(self._unsent), data[sent:]
-        if not self._unsent or sent:
-            self._since = self._port.now
+        if self.state >= State.OPEN and (not self._unsent or sent):
+            self._since = self._port.now  # a handshake's time runs from its first byte, however many more come
         if self.state >= State.REFUSED and (before or self._unsent):
             self._after_sending()
 

@@ -231,6 +231,22 @@ async def test_no_handshake_is_made_for_who_has_left_before_its_turn() -> None:
         assert port.refused.count("client left before its turn came") == 5
 
 
+async def test_a_handshake_of_a_byte_now_and_then_ends_as_a_silent_one_does() -> None:
+    times = LinkTimes(handshake=0.5, tick=0.05)
+    async with opened(HANDLERS, times=times) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port.number)
+        writer.write(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        ended = asyncio.get_running_loop().create_task(reader.read())
+        async with asyncio.timeout(20):
+            while not ended.done():
+                writer.write(b"x")
+                await asyncio.wait((ended,), timeout=0.02)
+        with suppress(ConnectionError):
+            assert await ended == b""
+        writer.transport.abort()
+        assert port.refused == ["handshake took too long"]
+
+
 async def test_who_begins_handshakes_and_does_not_go_on_keeps_nobody_out() -> None:
     times = LinkTimes(handshake=0.5, tick=0.05)
     async with opened(HANDLERS, limits=PortLimits(handshakes=4), times=times) as port:
