@@ -62,7 +62,9 @@ class SotwStream(Stream):
 
     def _breaking(self, channel: Channel) -> Batch | None:
         gone = channel.removals()
-        return Batch(channel, (), gone) if gone else None
+        if not gone or (channel.changes() and self._must_wait(channel)):  # a state holds the changes too
+            return None
+        return Batch(channel, channel.changes(), gone)
 
     def _encode(self, batch: Batch, nonce: str, absent: Sequence[tuple[str, int]]) -> bytes:
         channel = batch.channel

@@ -184,7 +184,7 @@ class Observer:
                 assert type_url in WHOLE, "something that is gone"
         if type_url == SECRET:
             assert len(content) <= 1, "a bad secret spoils its neighbours"
-        if type_url == LISTENER and content:
+        if type_url == LISTENER and any(watched.sent.get(name) != version for name, version in content.items()):
             for earlier in (CLUSTER, ENDPOINT, SECRET):
                 waits = self.types.get(earlier, Watched())
                 for name, resource in view.get(earlier, {}).items():

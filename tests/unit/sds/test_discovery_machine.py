@@ -29,12 +29,20 @@ class AnyClient(RuleBasedStateMachine):
     client_class: ClassVar[type[SotwClient | IncrementalClient]]
     state: ClassVar[bool]
 
-    @initialize()
-    def begin(self) -> None:
-        self.view: View = {t: {} for t in TYPES}
+    @initialize(
+        wanted=st.dictionaries(types, st.sampled_from([[], ["*"], ["a"], ["a", "b", "missing"]]), min_size=2),
+        content=st.dictionaries(st.sampled_from(NAMES), st.sampled_from("12"), min_size=1),
+        settled=st.booleans(),
+    )
+    def begin(self, wanted: dict[str, list[str]], content: dict[str, str], settled: bool) -> None:
+        """A client that has asked for something that is there, and maybe has it."""
+        self.view: View = {t: {n: resource(t, n, v, "a b") for n, v in content.items()} for t in TYPES}
         self.streams = 0
-        self.holds: dict[str, dict[str, str]] = {}
         self.open_stream()
+        for type_url, names in wanted.items():
+            self.say(type_url, names, [], "", error=False)
+        while settled and self.take():
+            self.answer_everything(good=True)
 
     def open_stream(self) -> None:
         self.streams += 1
@@ -79,9 +87,17 @@ class AnyClient(RuleBasedStateMachine):
         said = self.waiting[number % len(self.waiting)]
         self.reply(said, error=not good, more=more)
 
-    @rule()
-    def hear(self) -> None:
-        self.take()
+    @rule(good=st.booleans())
+    @precondition(lambda self: self.waiting)
+    def answer_everything(self, good: bool) -> None:
+        """Whatever waits for an answer is taken, or all of it refused."""
+        for said in list(self.waiting):
+            self.reply(said, error=not good, more=[])
+
+    @rule(count=st.integers(1, 4))
+    def hear(self, count: int) -> None:
+        for _ in range(count):
+            self.take()
 
     @rule(hold=st.booleans())
     def reconnect(self, hold: bool) -> None:

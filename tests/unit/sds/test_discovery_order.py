@@ -87,6 +87,18 @@ def test_a_listener_waits_for_what_is_due_but_cannot_be_written_yet(kind: type[C
 
 
 @both
+def test_a_listener_does_not_overtake_together_with_one_that_is_gone(kind: type[Client]) -> None:
+    client = settled(kind, CDS={"c": "1"}, LDS={"a": "1", "b": "1"})
+    client.stream.update(view(CDS={"c": "2"}, LDS={"a": "1", "b": "1"}))
+    under_way = take(client)
+    client.stream.update(view(CDS={"c": "3"}, LDS={"a": "2 c"}))
+    assert [said.content for said in rest(client)] == ([()] if kind is IncrementalClient else []), "b may go, a@2 waits"
+    answer(client, under_way)
+    heard = [(said.type, said.content) for said in rest(client)]
+    assert heard == [("CDS", ("c@3",)), ("LDS", ("a@2",))]
+
+
+@both
 def test_a_route_does_not_overtake_its_listener(kind: type[Client]) -> None:
     client = settled(kind, **everything("1"))
     client.stream.update(view(**{**everything("1"), "LDS": {"l": "2 s r"}}))
