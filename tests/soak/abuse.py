@@ -17,6 +17,7 @@ import os
 import ssl
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -256,10 +257,9 @@ async def _large_discovery(scene: Scene, body: bytes) -> str:
 async def slow_and_half_open_connections(scene: Scene) -> None:
     """Silent ones, half a handshake, half a request, a byte now and then: all of them at once, on every port."""
     await scene.mesh.set_manifest(json.loads(manifest({"m0": {"Package": "app"}})))
-    kinds = _slow_kinds(scene)
     async with scene.asking(), asyncio.TaskGroup() as group:
-        opening = [group.create_task(_hold(*kind)) for kind in kinds for _ in range(scene.size.slow)]
-        held = [held for task in opening if (held := await task) is not None]
+        opening = [group.create_task(_hold(kind)) for kind in _slow_kinds(scene) for _ in range(scene.size.slow)]
+        held = [one for task in opening if (one := await task) is not None]
         dribbling = group.create_task(_dribble(held))
         await scene.marble_gets_in("m0")
         await _metrics(scene)
@@ -267,55 +267,80 @@ async def slow_and_half_open_connections(scene: Scene) -> None:
             await _all_cut(held)
         dribbling.cancel()
         scene.seen.answer = f"{len(held)} of {len(opening)} held{', all ended' if scene.size.until_cut else ''}"
-    for _, writer in held:
-        writer.transport.abort()
+    for one in held:
+        one.writer.transport.abort()
 
 
-Held = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-Kind = tuple[int, bytes, ssl.SSLContext | None]
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A connection to this port that sends this, and then nothing; `tls` None: without TLS."""
+
+    name: str
+    port: int
+    data: bytes
+    tls: ssl.SSLContext | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    kind: str
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
 
 
 def _slow_kinds(scene: Scene) -> list[Kind]:
     client, mesh, xds, prometheus = (scene.port(name) for name in ("client", "mesh", "xds", "prometheus"))
-    marble = MarbleCredentials.make().tls()
     body = b"POST /manifest HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n{"
+    ports = {"client API": client, "Marble API": mesh, "xDS": xds}
     return [
-        *((port, data, None) for port in (client, mesh, xds) for data in (b"", HALF_A_HELLO)),
-        (client, b"GET /status HTTP/1.1\r\nHost:", anonymous()),
-        (client, body, anonymous()),
-        (client, PREFACE, anonymous(alpn="h2")),
-        (mesh, PREFACE, marble),
-        (prometheus, b"", None),
-        (prometheus, b"GET /metrics HTTP/1.1\r\nHost:", None),
+        *(Kind(f"{name}, silent", port, b"") for name, port in ports.items()),
+        *(Kind(f"{name}, half a hello", port, HALF_A_HELLO) for name, port in ports.items()),
+        Kind("client API, half a head", client, b"GET /status HTTP/1.1\r\nHost:", anonymous()),
+        Kind("client API, half a body", client, body, anonymous()),
+        Kind("client API, a preface", client, PREFACE, anonymous(alpn="h2")),
+        Kind("Marble API, a preface", mesh, PREFACE, MarbleCredentials.make().tls()),
+        Kind("metrics, silent", prometheus, b""),
+        Kind("metrics, half a head", prometheus, b"GET /metrics HTTP/1.1\r\nHost:"),
     ]
 
 
-async def _hold(port: int, data: bytes, tls: ssl.SSLContext | None) -> Held | None:
-    """A connection that sends this and then nothing; None if it is refused."""
+async def _hold(kind: Kind) -> Held | None:
+    """None if it is refused."""
     try:
         async with asyncio.timeout(PATIENCE):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=ATTACKER, ssl=tls)
+            streams = await asyncio.open_connection("127.0.0.1", kind.port, local_addr=ATTACKER, ssl=kind.tls)
     except (OSError, TimeoutError):
         return None
-    writer.write(data)
-    return reader, writer
+    streams[1].write(kind.data)
+    return Held(kind.name, *streams)
 
 
 async def _dribble(held: list[Held]) -> None:
     """One more byte for each second one, every second."""
     while True:
-        for _, writer in held[::2]:
-            if not writer.is_closing():
-                writer.write(b"x")
+        for one in held[::2]:
+            if not one.writer.is_closing():
+                one.writer.write(b"x")
         await asyncio.sleep(1)
 
 
 async def _all_cut(held: list[Held]) -> None:
-    async with asyncio.timeout(LONGEST_SILENCE):
-        for reader, _ in held:
-            with suppress(ConnectionError):
-                while await reader.read(65536):
-                    pass
+    waiting = {asyncio.ensure_future(_end(one)): one for one in held}
+    _, still = await asyncio.wait(waiting, timeout=LONGEST_SILENCE)
+    for task in still:  # one that found the queue full was never the Coordinator's: it hears of that when it speaks
+        waiting[task].writer.write(b"x")
+    if still:
+        _, still = await asyncio.wait(still, timeout=5)
+    for task in still:
+        task.cancel()
+    kinds = Counter(waiting[task].kind for task in still)
+    assert not still, f"not ended after {LONGEST_SILENCE:g} s: {dict(kinds)}"
+
+
+async def _end(one: Held) -> None:
+    with suppress(ConnectionError):
+        while await one.reader.read(65536):
+            pass
 
 
 async def _metrics(scene: Scene) -> None:
