@@ -36,7 +36,9 @@ class OpenStreams:
         self._of: dict[Client, tuple[Session, ...]] = {}
         self._clients: dict[tuple[Role, str], dict[Client, None]] = {}
         self._count = 0
-        self._due: list[tuple[float, int, Session]] = []
+        # By number, so that the heap keeps no stream that is over.
+        self._due: list[tuple[float, int]] = []
+        self._looked_at: dict[int, Session] = {}
         self._numbers = count()
         self._queue: deque[Session] = deque()
         self._scheduled = False
@@ -77,6 +79,7 @@ class OpenStreams:
         self._count -= 1
         self.behind.discard(session)
         self._unanswered.discard(session)
+        self._looked_at.pop(session.look_number, None)
         if len(rest) < 2:
             self._several.discard(client)
         if rest:
@@ -165,14 +168,16 @@ class OpenStreams:
         """Call `look` when its time has come."""
         when = session.next_look(time.monotonic())
         if when < session.look_due:
-            session.look_due = when
-            heapq.heappush(self._due, (when, next(self._numbers), session))
+            self._looked_at.pop(session.look_number, None)
+            session.look_due, session.look_number = when, next(self._numbers)
+            self._looked_at[session.look_number] = session
+            heapq.heappush(self._due, (when, session.look_number))
 
     def look(self, now: float) -> None:
         """Look at the streams whose time has come."""
         while self._due and self._due[0][0] <= now:
-            when, _, session = heapq.heappop(self._due)
-            if session.over or when != session.look_due:
+            session = self._looked_at.pop(heapq.heappop(self._due)[1], None)
+            if session is None:  # it is over, or was to be looked at earlier
                 continue
             session.look_due = math.inf
             try:

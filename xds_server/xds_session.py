@@ -67,6 +67,7 @@ class Session:
         "_waits_since",
         "client",
         "look_due",
+        "look_number",
         "news",
         "queued",
         "record",
@@ -100,7 +101,7 @@ class Session:
         self._retry = Retry()
         self._retry_at = math.inf
         self.queued = False  # for whoever pushes in turn
-        self.look_due = math.inf  # the same for whoever keeps the time
+        self.look_due, self.look_number = math.inf, -1  # the same for whoever keeps the time
         self.news: Callable[[Session], None] = _nobody
 
     # ---- the stream

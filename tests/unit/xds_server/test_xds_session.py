@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -19,6 +20,7 @@ from sds.resources import SECRET, read_secret
 from sds.wire.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node
 from tests.kit.xds_mesh import Town, manifest
 from xds_server.mesh import AccessDenied, ActiveMarble, Client, Role
+from xds_server.mesh_changes import EVERYBODY
 from xds_server.rpc import RpcError
 from xds_server.xds_convergence import Change
 from xds_server.xds_metrics import XdsMetrics
@@ -221,3 +223,18 @@ async def test_only_streams_whose_time_has_come_are_looked_at() -> None:
     assert set(streams.silent(now + 1, 0.5)) == {slow.session, quick.session}
     quick.session.received(ask(nonce=quick.caller.heard[0].nonce))
     assert streams.silent(now + 1, 0.5) == [slow.session]
+
+
+async def test_a_stream_that_is_over_is_kept_by_nobody() -> None:
+    streams = OpenStreams(lambda _session, _error: None)
+    scene = Scene(Caller([ask("default")]))
+    known = sys.getrefcount(scene.session)
+    streams.add(scene.session)
+    scene.session.news = streams.heard
+    await scene.session.begin()
+    streams.look_at(scene.session)
+    streams.tell(EVERYBODY, Change(0.0, lambda _: None), rotating=True)
+    await streams.all_pushed()
+    assert sys.getrefcount(scene.session) > known
+    scene.session.closed()
+    assert (len(streams), sys.getrefcount(scene.session)) == (0, known)
