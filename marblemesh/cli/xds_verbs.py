@@ -15,7 +15,7 @@ from marblemesh.cli.key_options import Identified, with_identity
 from marblemesh.cli.output import Format, OutputFormat, print_json, print_table
 from marblemesh.cli.trust import connect_or_pinned
 from marblemesh.cli.trust_options import Address, TrustOptions, with_trust
-from marblemesh.client import ClientIdentity, XdsDump, XdsStatus, XdsType
+from marblemesh.client import ClientIdentity, XdsDump, XdsStatus, XdsType, XdsWithheld
 from marblemesh.client.answer import printable
 
 verbs = typer.Typer(no_args_is_help=True, help="Who is connected to the xDS port, who has what, who rejected what.")
@@ -39,12 +39,15 @@ def status(
     output: OutputFormat = Format.TEXT,
 ) -> None:
     """List every discovery stream, those in trouble first: per resource type its state, how many resources the client
-    has as they are now, the last push, and why it rejected one. Needs any user of the manifest."""
+    has as they are now, the last push, and why it rejected one; before them the secrets that are withheld because they
+    are not fit to be published. Needs any user of the manifest."""
     found = asyncio.run(_status(address, trust, identity(), client or []))
     if output is Format.JSON:
-        print_json({"total": found.total, "streams": [_plain(asdict(stream)) for stream in found.streams]})
+        streams, withheld = ([_plain(asdict(row)) for row in rows] for rows in (found.streams, found.withheld))
+        print_json({"total": found.total, "streams": streams, "withheld": withheld})
         return
-    rows = [
+    rows = [(entry.type, "secret", "withheld", "-", _time(entry.since), _refused(entry)) for entry in found.withheld]
+    rows += [
         (stream.client, kind.type, kind.state, f"{kind.synced}/{kind.resources}", _time(kind.last_push), _why(kind))
         for stream in found.streams
         for kind in stream.types
@@ -106,6 +109,11 @@ def _why(kind: XdsType) -> str:
     if kind.not_found:
         parts.append(f"not found: {', '.join(kind.not_found)}")
     return "; ".join(parts)
+
+
+def _refused(entry: XdsWithheld) -> str:
+    instead = "the last good one stays" if entry.last_good_stays else "there is no other"
+    return f"{entry.secret}: {entry.reason}; {instead}"
 
 
 def _time(at: datetime | None) -> str:

@@ -23,7 +23,7 @@ errors.py         `ClientError` and its kinds
 from marblemesh.client.calls_manifest import ManifestStatement, PendingUpdate, UpdateResult
 from marblemesh.client.calls_more import Recovery, SignedQuote, Status, verify_signed_quote
 from marblemesh.client.calls_secrets import NewSecret
-from marblemesh.client.calls_xds import XdsDump, XdsStatus, XdsStream, XdsType
+from marblemesh.client.calls_xds import XdsDump, XdsStatus, XdsStream, XdsType, XdsWithheld
 from marblemesh.client.client import Client
 from marblemesh.client.errors import (
     AddressError,
@@ -79,6 +79,7 @@ __all__ = [
     "XdsStatus",
     "XdsStream",
     "XdsType",
+    "XdsWithheld",
     "decrypt_recovery_data",
     "encrypt_recovery_secret",
     "identity_from_pem",

@@ -42,11 +42,25 @@ class XdsStream:
 
 
 @dataclass(frozen=True, slots=True)
+class XdsWithheld:
+    """A secret that is not fit to be published, for `owners` instances of a Marble type. `last_good_stays`: they go on
+    with its predecessor; otherwise they have none of that name."""
+
+    type: str
+    secret: str
+    reason: str
+    since: datetime | None
+    owners: int
+    last_good_stays: bool
+
+
+@dataclass(frozen=True, slots=True)
 class XdsStatus:
-    """`total` streams are open; `streams` may be fewer, those in trouble first."""
+    """`total` streams are open; `streams` may be fewer, those in trouble first. `withheld`: of the whole mesh."""
 
     total: int
     streams: tuple[XdsStream, ...]
+    withheld: tuple[XdsWithheld, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +73,11 @@ class XdsDump:
 
 async def get_status(transport: Transport, clients: Sequence[str]) -> XdsStatus:
     answer = await _ask(transport, "status", clients)
-    return XdsStatus(answer.integer("total"), tuple(_stream(part) for part in _parts(answer, "streams")))
+    return XdsStatus(
+        answer.integer("total"),
+        tuple(_stream(part) for part in _parts(answer, "streams")),
+        tuple(_withheld(part) for part in _parts(answer, "withheld")),
+    )
 
 
 async def get_dump(transport: Transport, clients: Sequence[str]) -> XdsDump:
@@ -92,6 +110,17 @@ def _stream(answer: Answer) -> XdsStream:
         method=printable(answer.text("method")),
         since=_time(answer, "since"),
         types=tuple(_type(part) for part in _parts(answer, "types")),
+    )
+
+
+def _withheld(answer: Answer) -> XdsWithheld:
+    return XdsWithheld(
+        type=printable(answer.text("type")),
+        secret=printable(answer.text("secret")),
+        reason=printable(answer.text("reason")),
+        since=_time(answer, "since"),
+        owners=answer.integer("owners"),
+        last_good_stays=answer.member("lastGoodStays") is True,
     )
 
 

@@ -13,8 +13,10 @@ import pytest
 from marblemesh.client import Client, NoSuchCall, RequestRefused, identity_from_pem
 from sds.resources import CLUSTER, LISTENER, SECRET
 from tests.kit.operator import Operator, operating
+from tests.kit.pki import odd_leaf, other_ca
 from tests.kit.users import user
 from tests.kit.xds_port import Place, connected, opened
+from xds_server import mesh_clients
 
 
 @pytest.fixture
@@ -70,6 +72,22 @@ async def test_programs_get_the_status_as_json_and_clients_can_be_named(operator
         (secret,) = [kind for kind in found["streams"][0]["types"] if kind["type"] == "secret"]
         assert secret["lastPush"] is not None
         assert (secret["state"], secret["notFound"]) == ("synced", [])
+
+
+async def test_the_status_names_first_what_is_withheld_and_why(operator: Operator) -> None:
+    async with two_clients(operator) as (place, *_):
+        web = next(marble for marble in place.town.mesh.marbles if marble.marble_type == "web")
+        wrong = odd_leaf(other_ca(), uris=[str(web.identity.in_use().spiffe_id)])
+        place.town.mesh.replace_identities({("web", web.uuid): wrong})
+        place.town.mesh.secrets(mesh_clients.Client(mesh_clients.Role.MARBLE, "web", web.uuid))
+        operator.capsys.readouterr()  # the server's log
+        text = await operator.as_user("xds", "status", operator.fake.address)
+        assert text.out.splitlines()[1].split()[:4] == ["web", "secret", "withheld", "-"]
+        assert "root that is not in the bundle that its holder gets; the last good one stays" in text.out
+        found = json.loads((await operator.as_user("xds", "status", operator.fake.address, "-o", "json")).out)
+        assert {(row["secret"], row["lastGoodStays"], row["owners"]) for row in found["withheld"]} >= {
+            ("default", True, 1)
+        }
 
 
 async def test_the_dump_lists_resources_and_as_json_their_content_but_no_secret(operator: Operator) -> None:
