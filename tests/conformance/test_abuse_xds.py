@@ -5,6 +5,7 @@ process of its own, so that its memory is its own."""
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 import signal
 import uuid as uuids
 from collections.abc import AsyncIterator
@@ -141,7 +142,8 @@ async def test_streams_that_are_opened_and_left(scene: Scene) -> None:
 async def test_answers_without_end_to_what_was_never_sent(scene: Scene) -> None:
     call = scene.attacker.stream_stream(SOTW)()
     body = DiscoveryRequest(type_url=SECRET, resource_names=["default"], response_nonce="nonsense").SerializeToString()
-    for _ in range(2000):
-        await call.write(body)
+    with suppress(grpc.aio.AioRpcError):  # on a slow machine its stream is ended before all of them are out
+        for _ in range(2000):
+            await call.write(body)
     await scene.honest.gets_the_next_push()
     call.cancel()
