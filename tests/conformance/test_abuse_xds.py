@@ -5,10 +5,10 @@ process of its own, so that its memory is its own."""
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 import signal
 import uuid as uuids
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
