@@ -144,6 +144,15 @@ class Town:
         await asyncio.sleep(seconds)
         return {"cpu": time.process_time() - before}
 
+    async def rest(self, count: int) -> Answer:
+        """The same in pieces, each as long as a renewal is given."""
+        spent = []
+        for _ in range(count):
+            before = time.process_time()
+            await asyncio.sleep(SETTLE)
+            spent.append(time.process_time() - before)
+        return {"cpu": spent}
+
     async def stop(self) -> Answer:
         await self._server.stop()
         return {}
@@ -152,7 +161,7 @@ class Town:
 async def serve(town: Town) -> None:
     commands: dict[str, Callable[..., Awaitable[Answer]]] = {
         name: getattr(town, name)
-        for name in ("start", "usage", "cpu", "counts", "activate", "rotate", "renew", "idle", "stop")
+        for name in ("start", "usage", "cpu", "counts", "activate", "rotate", "renew", "idle", "rest", "stop")
     }
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
