@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from types import MappingProxyType
+from typing import NamedTuple
 
 from sds.alias import Alias
 from sds.identity import marble_spiffe_id
@@ -37,8 +37,7 @@ _NOTHING: Resources = MappingProxyType({})
 _log = get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
+class _Kept(NamedTuple):
     """One instance's secrets: `proven` made of its identity, `presented` of what its ports present."""
 
     identity: Identity

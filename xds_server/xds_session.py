@@ -59,6 +59,7 @@ class Session:
         "_not_after",
         "_over",
         "_patience",
+        "_refused",
         "_retry",
         "_retry_at",
         "_stale_view",
@@ -98,6 +99,7 @@ class Session:
         self._over = False
         self._aged = False
         self._waits_since: float | None = None  # a response for the client to read
+        self._refused = False  # something was, and is held back
         self._retry = Retry()
         self._retry_at = math.inf
         self.queued = False  # for whoever pushes in turn
@@ -163,8 +165,11 @@ class Session:
 
     def _note(self, receipt: Receipt) -> None:
         self.record.received(receipt)
-        if receipt.kind is Kind.ACK and receipt.type_url == LISTENER:
-            self._mesh.ready(self.client)
+        if receipt.kind is Kind.ACK:
+            if receipt.type_url == LISTENER:
+                self._mesh.ready(self.client)
+        elif receipt.kind is Kind.NACK:
+            self._refused = True
 
     # ---- from the server
 
@@ -183,7 +188,9 @@ class Session:
             self._view = self._mesh.view(self.client)
             self._stream.update(self._view)
         now = time.monotonic()
-        self._retry_at = now + self._retry.step(self._stream, now) if self._stream.has_refused else math.inf
+        if self._refused:
+            self._retry_at = now + self._retry.step(self._stream, now)
+            self._refused = self._stream.has_refused
         self._write(now)
         self.news(self)
 
@@ -244,9 +251,9 @@ class Session:
 
     @property
     def trusts_as_told(self) -> bool:
-        """Whether the client holds the newest of the secrets that it asked for: its identity, and whom to believe."""
-        told = not self._view or self._view.get(SECRET) is self._mesh.secrets(self.client)
-        return told and self._stream.is_current(SECRET)
+        """Whether the client holds the newest of the secrets that it asked for, as far as the stream was told of them:
+        its identity, and whom to believe."""
+        return not self._stale_view and self._stream.is_current(SECRET)
 
     @property
     def status(self) -> ClientStatus:
