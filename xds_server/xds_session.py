@@ -182,8 +182,8 @@ class Session:
         """Write what is due."""
         if self._over or self._waits_since is not None:
             return
-        self._check_certificate()
         if self._stale_view:
+            self._check_certificate()
             self._stale_view = False
             self._view = self._mesh.view(self.client)
             self._stream.update(self._view)
