@@ -166,11 +166,13 @@ class Connection(Framing):
             return
         if flags & f.PADDED:
             payload = _unpadded(payload)
-        held = stream.held
         body = stream.add(payload)
-        self._unfinished += stream.held - held
-        if body is not None:
+        if body is None:
+            self._unfinished += len(payload)
+        else:
             self._owner.message(stream, body)
+            if stream.room > _HALF and not flags & f.END_STREAM:
+                return  # as nearly always: there is nothing else, and no need to ask for more
         if flags & f.END_STREAM:
             stream.ended = True
         self._drain(stream)
