@@ -325,6 +325,9 @@ class Channel:
         self.view = view
         self._stale = True
         if self.nacked is not None:
+            # A refused removal of what is back: the client has it still, and must lose it if it goes again unsent.
+            back = [n for n, v in self.nacked.items() if v == UNKNOWN and n in view]
+            self.sent.update(dict.fromkeys(back, UNKNOWN))
             self.nacked = {n: v for n, v in self.nacked.items() if (n in view) == (v != UNKNOWN)} or None
         if self._alone is not None:
             self._alone = self._alone & view.keys() or None

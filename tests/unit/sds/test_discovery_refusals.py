@@ -208,3 +208,15 @@ def test_a_state_that_is_taken_with_what_was_refused_before_makes_it_taken() -> 
     client.ask("CDS", nonce=said.nonce)
     status = client.stream.status[CLUSTER]
     assert (status.acked, status.nacked, status.error) == ({"a": "1", "b": "1"}, {}, "")
+
+
+def test_a_resource_whose_removal_was_refused_is_taken_away_once_more_when_it_came_back_unsent_and_went_again() -> None:
+    client = IncrementalClient(view(CDS={"a": "1"}))
+    client.ask("CDS", "a")
+    client.ask("CDS", nonce=take(client).nonce)
+    client.stream.update(view())
+    client.ask("CDS", nonce=take(client).nonce, error="in use")
+    assert client.hear() is None, "a refused removal is not repeated blindly"
+    client.stream.update(view(CDS={"a": "1"}))
+    client.stream.update(view())
+    assert take(client).removed == ("a",)
