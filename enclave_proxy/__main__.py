@@ -89,6 +89,10 @@ def run(
     concurrency: Annotated[
         str | None, _option(settings.CONCURRENCY, "Processes that relay, 1; under SGX never more.", "N")
     ] = None,
+    limits: Annotated[
+        str | None,
+        _option(settings.LIMITS, "The relay's bounds, such as handshake-timeout=5,connections=16000.", "NAME=N,..."),
+    ] = None,
     restart: Annotated[
         str | None, _option(settings.RESTART, "When the app ends: never (default), on-failure or always.", "POLICY")
     ] = None,

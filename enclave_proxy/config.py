@@ -26,6 +26,8 @@ from enclave_proxy.lifecycle_settings import (
     parse_restart,
     parse_seconds,
 )
+from enclave_proxy.limit_settings import parse_limits
+from enclave_proxy.limits import Limits
 from enclave_proxy.local_path import MAX_PATH, MODE
 from enclave_proxy.restarts import RestartPolicy
 from enclave_proxy.socket_settings import SocketSettings, parse_id, parse_ids, parse_mode
@@ -109,6 +111,7 @@ APP_GRACE = Setting("EDG_MARBLE_APP_GRACE", "app-grace")
 APP_TIMEOUT = Setting("EDG_MARBLE_APP_TIMEOUT", "app-timeout")
 RESTART = Setting("EDG_MARBLE_RESTART", "restart")
 CONCURRENCY = Setting("EDG_MARBLE_CONCURRENCY", "concurrency")
+LIMITS = Setting("EDG_MARBLE_LIMITS", "limits")
 OFFLINE_STATE = Setting("EDG_MARBLE_OFFLINE_STATE", "offline-state")
 OFFLINE_AFTER = Setting("EDG_MARBLE_OFFLINE_AFTER", "offline-after")
 FUSED = Setting("EDG_MARBLE_FUSED", "fused")
@@ -143,6 +146,7 @@ class WorkerConfig:
     relay: bool
     lifecycle: LifecycleSettings
     concurrency: int  # processes that relay, this one among them
+    limits: Limits
     fused: bool
     offline_state: Path
     simulation: bool
@@ -229,6 +233,7 @@ def _read(reader: _Reader, command: tuple[str, ...], cwd: Path, runtime_dir: Pat
         relay=reader.value(RELAY, True, _switch),
         lifecycle=_lifecycle(reader),
         concurrency=reader.value(CONCURRENCY, 1, parse_concurrency),
+        limits=reader.value(LIMITS, Limits(), parse_limits),
         fused=reader.value(FUSED, False, _switch),
         offline_state=cwd / reader.value(OFFLINE_STATE, Path(f"{uuid_file}.offline"), Path),
         simulation=reader.value(SIMULATION, False, _switch),

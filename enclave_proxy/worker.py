@@ -22,7 +22,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -43,7 +43,6 @@ from enclave_proxy.fused import Fused
 from enclave_proxy.health import Health
 from enclave_proxy.identity_store import IdentityStore
 from enclave_proxy.instance import RunDirectory, load_or_create_uuid
-from enclave_proxy.limits import Limits
 from enclave_proxy.local_sockets import local_servers
 from enclave_proxy.offline import Keeper, OfflineFile
 from enclave_proxy.relay import Relay
@@ -267,7 +266,7 @@ class Worker:
 
     def _make_relay(self) -> Relay | Fleet:
         config = self.config
-        limits = Limits(drain=config.lifecycle.drain)
+        limits = replace(config.limits, drain=config.lifecycle.drain)
         if config.concurrency == 1:
             return Relay(self.log, limits)
         others = [

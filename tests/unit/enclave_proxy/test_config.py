@@ -57,6 +57,7 @@ def test_a_missing_type_is_named_with_the_way_out() -> None:
         ("EDG_MARBLE_MANIFEST_FINGERPRINT", "abc", "64 hexadecimal"),
         ("EDG_MARBLE_ADVERTISE", "elsewhere", "not among this Marble's own names"),
         ("EDG_MARBLE_RUN_DIR", "/" + "x" * 100, "longer than"),
+        ("EDG_MARBLE_LIMITS", "handshake-timeout=0", "handshake-timeout: 0 is not within"),
         ("EDG_MARBLE_SDS_SOCKET", "x" * 108, "longer than 107"),
         ("EDG_MARBLE_SDS_SOCKET", "/run/marblemesh/web/workload.sock", "set this one to `off`"),
         ("EDG_MARBLE_SOCKET_MODE", "666x", "not the mode of a socket"),
