@@ -5,7 +5,7 @@
     install(pod, Rules(skip_inbound=("8443",)))   # with `config.linkerd.io/skip-inbound-ports: "8443"`
 
 Traffic from outside to any TCP port goes to 4143, the pod's own TCP connections to 4140. Left alone: the proxy's user,
-everything over `lo`, the skipped ports, UDP. The program is iptables; nothing here decides by itself what is redirected.
+everything over `lo`, the skipped ports, UDP. The program is iptables; nothing here decides what is redirected.
 """
 
 from __future__ import annotations
