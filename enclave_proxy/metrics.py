@@ -6,6 +6,7 @@ Labels are listener names, type names and fixed reasons: never a peer, never an 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry
@@ -43,6 +44,7 @@ class WorkerCollector(Collector):
         info.add_metric([health.marble_type, health.uuid, str(health.simulation).lower()], 1)
         yield info
         yield _gauge("ready", "1 if this Marble serves", health.not_ready() is None)
+        yield _gauge("tasks", "Tasks of this process's event loop", len(asyncio.all_tasks()))
         yield _gauge("revoked", "1 if the Coordinator has turned this Marble out", bool(health.revoked))
         if health.store is not None:
             yield from _certificates(health.store)

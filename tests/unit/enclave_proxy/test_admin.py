@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -175,3 +176,18 @@ async def test_a_taken_port_is_named_with_the_way_out() -> None:
     with pytest.raises(StartError, match=r"cannot listen on admin address .*EDG_MARBLE_ADMIN_ADDR"):
         await Admin.start(starting(), first.address, numbers_only=False)
     await first.stop()
+
+
+async def test_a_task_that_does_not_end_shows() -> None:
+    async def tasks() -> float:
+        text = (await get(client, "/metrics"))[1]
+        return next(float(line.split()[1]) for line in text.splitlines() if line.startswith("marblemesh_worker_tasks "))
+
+    async with served(starting()) as client, asyncio.TaskGroup() as group:
+        before = await tasks()
+        more = [group.create_task(asyncio.sleep(60)) for _ in range(3)]
+        assert await tasks() == before + 3
+        for task in more:
+            task.cancel()
+        await asyncio.wait(more)
+        assert await tasks() == before
