@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.measure import ROOT, Figure, cpu_seconds, resident_bytes, write_result
+from bench.measure import ROOT, Figure, cpu_seconds, pin, resident_bytes, write_result
 from bench.relay_load import Bulk, Clients, connect, new_connections, percentile
 from bench.relay_peers import PEERS, Place, free_port, make_place, start_app, wait_for
 from bench.relay_plot import plot
@@ -88,7 +88,7 @@ class Run:
                 port = free_port()
                 running.append(Proxy(name, PEERS[name](self.place, port), port))
                 wait_for(self.place, port, running[-1].process)
-                os.sched_setaffinity(running[-1].process.pid, {self.core})
+                pin(running[-1].process.pid, self.core)
             yield running
         finally:
             for proxy in running:
