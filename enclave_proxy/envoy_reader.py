@@ -17,7 +17,7 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError, Message
 
 from enclave_proxy.errors import RoutesError
-from enclave_proxy.relay_config import Address, SanKind, SanMatcher, TcpAddress, UnixAddress
+from enclave_proxy.relay_config import Address, SanKind, SanMatcher, TcpAddress, TlsOptions, UnixAddress
 from sds.resources import MAX_MATCHERS, MAX_RESOURCE, unknown_field
 from sds.wire import envoy_pb2 as pb
 
@@ -31,8 +31,11 @@ UPSTREAM_TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Up
 MAX_SOCKET_PATH = 107
 
 _API_V3 = 2
-_TLS_VERSIONS_MINIMUM = (0, 3, 4)  # unset, 1.2, 1.3: the relay asks for 1.3, which satisfies each of them
-_TLS_VERSIONS_MAXIMUM = (0, 4)
+_TLS_1_2, _TLS_1_3 = 3, 4
+_TLS_VERSIONS_MINIMUM = (0, _TLS_1_2, _TLS_1_3)
+_TLS_VERSIONS_MAXIMUM = (0, _TLS_1_3)
+MAX_PROTOCOLS = 16
+_DEFAULT = TlsOptions()
 _SAN_KINDS: dict[int, SanKind] = {2: "dns", 3: "uri", 4: "ip"}
 
 
@@ -43,6 +46,7 @@ class TlsRules:
     identity: str
     bundle: str | None
     matchers: tuple[SanMatcher, ...]
+    options: TlsOptions = _DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +136,6 @@ class Reader:
 
     def common_tls(self, tls: pb.CommonTlsContext, member: str) -> TlsRules:
         """Identity, trust and names of a TLS context."""
-        parameters = tls.tls_params
-        if parameters.tls_minimum_protocol_version not in _TLS_VERSIONS_MINIMUM:
-            raise self.fail(f"{member}.tls_params.tls_minimum_protocol_version", "is below TLS 1.2")
-        if parameters.tls_maximum_protocol_version not in _TLS_VERSIONS_MAXIMUM:
-            raise self.fail(f"{member}.tls_params.tls_maximum_protocol_version", "excludes TLS 1.3, which is required")
-        if tls.alpn_protocols:
-            raise self.fail(f"{member}.alpn_protocols", "is set; the relay does not negotiate protocols")
         identities = tls.tls_certificate_sds_secret_configs
         if len(identities) != 1:
             raise self.fail(
@@ -146,7 +143,23 @@ class Reader:
             )
         identity = self._secret_name(identities[0], f"{member}.tls_certificate_sds_secret_configs")
         bundle, matchers = self._validation(tls, member)
-        return TlsRules(identity, bundle, matchers)
+        return TlsRules(identity, bundle, matchers, self._options(tls, member))
+
+    def _options(self, tls: pb.CommonTlsContext, member: str) -> TlsOptions:
+        """Versions and protocols. Without a minimum it is 1.3, which satisfies whatever the default is elsewhere."""
+        minimum, maximum = tls.tls_params.tls_minimum_protocol_version, tls.tls_params.tls_maximum_protocol_version
+        if minimum not in _TLS_VERSIONS_MINIMUM:
+            raise self.fail(f"{member}.tls_params.tls_minimum_protocol_version", "is below TLS 1.2")
+        if maximum not in _TLS_VERSIONS_MAXIMUM:
+            raise self.fail(f"{member}.tls_params.tls_maximum_protocol_version", "excludes TLS 1.3, which is required")
+        names = tuple(tls.alpn_protocols)
+        # As for Envoy, which keeps them as one text with commas between.
+        if len(names) > MAX_PROTOCOLS or not all(0 < len(n.encode()) < 256 and "," not in n for n in names):
+            raise self.fail(
+                f"{member}.alpn_protocols",
+                f"expected at most {MAX_PROTOCOLS} names of 1 to 255 bytes, without commas",
+            )
+        return TlsOptions("1.2" if minimum == _TLS_1_2 else "1.3", names)
 
     def _validation(self, tls: pb.CommonTlsContext, member: str) -> tuple[str | None, tuple[SanMatcher, ...]]:
         match tls.WhichOneof("validation_context_type"):

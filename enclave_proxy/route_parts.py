@@ -135,11 +135,28 @@ def _endpoints(read: Reader, assignment: pb.ClusterLoadAssignment, at: str, loca
     found = [endpoint for locality in assignment.endpoints for endpoint in locality.lb_endpoints]
     if len(found) > MAX_ENDPOINTS:
         raise read.fail(at, f"has {len(found)} endpoints, at most {MAX_ENDPOINTS} are accepted")
+    _refuse_preferences(read, assignment, found, at)
     return tuple(
         read.address(entry.endpoint.address, f"{at}[{position}].endpoint.address", local.run_dir)
         for position, entry in enumerate(found)
         if entry.health_status in _USABLE_HEALTH
     )
+
+
+def _refuse_preferences(
+    read: Reader, assignment: pb.ClusterLoadAssignment, found: list[pb.LbEndpoint], at: str
+) -> None:
+    """All endpoints are alike to the balancer: weights and priorities that say otherwise cannot be kept."""
+    for kind, weights in (
+        ("lb_endpoints", {entry.load_balancing_weight.value or 1 for entry in found}),
+        ("localities", {locality.load_balancing_weight.value or 1 for locality in assignment.endpoints}),
+    ):
+        if len(weights) > 1:
+            raise read.fail(
+                at, f"load_balancing_weight of {kind} is {sorted(weights)[:4]}; this worker weighs all alike"
+            )
+    if any(locality.priority for locality in assignment.endpoints):
+        raise read.fail(at, "priority is set; this worker has no priorities, expected 0")
 
 
 def _refuse_plain_tcp(read: Reader, address: Address, member: str, local: Local) -> None:

@@ -110,6 +110,7 @@ def _inbound(pushed: Pushed, listener: ListenerPart, cluster: ClusterPart) -> In
         bundle=None if rules.bundle is None else _bundle(pushed, listener.name, rules.bundle),
         require_client_certificate=listener.require_client_certificate,
         peers=PeerRule(rules.matchers),
+        tls=rules.options,
     )
 
 
@@ -129,6 +130,7 @@ def _outbound(pushed: Pushed, listener: ListenerPart, cluster: ClusterPart) -> O
         bundle=_bundle(pushed, cluster.name, rules.bundle),
         peer=PeerRule(rules.matchers),
         sni=cluster.sni,
+        tls=rules.options,
     )
 
 

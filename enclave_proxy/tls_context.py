@@ -25,6 +25,8 @@ from sds.material import Identity, TrustBundle
 
 # TLS1_2_VERSION and TLS1_3_VERSION (RFC 8446, 4.1.2).
 _VERSIONS = {"1.2": 0x0303, "1.3": 0x0304}
+# Of TLS 1.2, what 1.3 has kept: ephemeral keys and authenticated encryption (RFC 9325, 4.2). 1.3 has its own list.
+_SUITES_1_2 = b"ECDHE+AESGCM:ECDHE+CHACHA20"
 # Below zero no path is built; see above.
 _NO_PATH = -2
 
@@ -43,6 +45,8 @@ class TlsContext:
             or lib.SSL_CTX_set_max_proto_version(self.handle, _VERSIONS["1.3"]) != 1
         ):
             raise MaterialError(f"TLS {options.minimum} cannot be had: {why()[0]}")
+        if lib.SSL_CTX_set_cipher_list(self.handle, _SUITES_1_2) != 1:
+            raise MaterialError(f"TLS 1.2 has none of the wanted cipher suites: {why()[0]}")
         no = lib.SSL_OP_NO_TICKET | lib.SSL_OP_NO_RENEGOTIATION | lib.SSL_OP_NO_COMPRESSION
         lib.SSL_CTX_set_options(self.handle, no)
         lib.SSL_CTX_set_session_cache_mode(self.handle, lib.SSL_SESS_CACHE_OFF | lib.SSL_SESS_CACHE_NO_INTERNAL)

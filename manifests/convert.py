@@ -167,6 +167,7 @@ def _tls(value: wire.TlsWire, found: Findings, *at: str) -> model.TlsTag:
                 disable_client_auth=item.disable_client_auth,
                 upstream=_address(item.upstream, found, *at, "Incoming", index, "Upstream"),
                 peers=None if item.peers is None else tuple(item.peers),
+                tls=_tls_options(item, found, *at, "Incoming", index),
             )
             for index, item in enumerate(value.incoming)
         ),
@@ -176,10 +177,32 @@ def _tls(value: wire.TlsWire, found: Findings, *at: str) -> model.TlsTag:
                 port=item.port,
                 listen=_address(item.listen, found, *at, "Outgoing", index, "Listen"),
                 peer=item.peer or None,
+                tls=_tls_options(item, found, *at, "Outgoing", index),
             )
             for index, item in enumerate(value.outgoing)
         ),
     )
+
+
+def _tls_options(
+    item: wire.IncomingWire | wire.OutgoingWire, found: Findings, *at: str | int
+) -> model.ConnectionOptions:
+    with found.at(*at, "MinTLSVersion"):
+        if item.min_tls not in ("", *model.TLS_VERSIONS):
+            raise ValueError(f'TLS {item.min_tls[:20]!r} cannot be the oldest version: want "1.3" or "1.2"')
+    for number, name in enumerate(item.alpn):
+        with found.at(*at, "ALPN", number):
+            _check_protocol(name)
+    with found.at(*at, "ALPN"):
+        if len(item.alpn) > model.MAX_PROTOCOLS or len(set(item.alpn)) < len(item.alpn):
+            raise ValueError(f"want at most {model.MAX_PROTOCOLS} protocols, each once")
+    return model.ConnectionOptions(min_tls="1.2" if item.min_tls == "1.2" else "1.3", alpn=tuple(item.alpn))
+
+
+def _check_protocol(name: str) -> None:
+    # RFC 7301 allows any 255 bytes; Envoy keeps the names as one text with commas between them.
+    if not 0 < len(name) < 256 or any(not "!" <= character <= "~" or character == "," for character in name):
+        raise ValueError(f"{name[:40]!r} is no protocol name: want 1 to 255 ASCII characters without blank and comma")
 
 
 def _address(text: str, found: Findings, *at: str | int) -> Address | None:

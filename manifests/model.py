@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Literal
 
 from cryptography import x509
 
@@ -29,6 +30,9 @@ MIN_CERTIFICATE_LIFETIME = timedelta(minutes=1)
 MAX_CERTIFICATE_LIFETIME = timedelta(days=30)
 MIN_OFFLINE_START = timedelta(minutes=1)
 MAX_OFFLINE_START = timedelta(days=30)
+TlsVersion = Literal["1.2", "1.3"]
+TLS_VERSIONS: tuple[TlsVersion, ...] = ("1.2", "1.3")
+MAX_PROTOCOLS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +123,14 @@ class Marble:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionOptions:
+    """How TLS is spoken: the oldest version (1.3 is the newest), and the protocols of ALPN (RFC 7301), best first."""
+
+    min_tls: TlsVersion = "1.3"
+    alpn: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Incoming:
     """A port that a worker terminates mTLS on.
 
@@ -132,6 +144,7 @@ class Incoming:
     disable_client_auth: bool = False
     upstream: Address | None = None
     peers: tuple[str, ...] | None = None
+    tls: ConnectionOptions = ConnectionOptions()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +159,7 @@ class Outgoing:
     port: str
     listen: Address | None = None
     peer: str | None = None
+    tls: ConnectionOptions = ConnectionOptions()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -180,6 +180,8 @@ class IncomingWire(Wire):
     peers: list[Text] | None = Field(
         None, alias="Peers", description="Marble types and gateways that may connect; absent: any Marble."
     )
+    min_tls: str = Field("", alias="MinTLSVersion", description='"1.3" (default) or "1.2".')
+    alpn: list[Text] = Field([], alias="ALPN", description='Protocols that are taken, best first: "h2".')
 
 
 class OutgoingWire(Wire):
@@ -191,6 +193,8 @@ class OutgoingWire(Wire):
         "", alias="Listen", description="Where the worker listens: unix:<path>, or outside SGX tcp:127.0.0.1:<port>."
     )
     peer: str = Field("", alias="Peer", description="The Marble type that must answer.")
+    min_tls: str = Field("", alias="MinTLSVersion", description='"1.3" (default) or "1.2".')
+    alpn: list[Text] = Field([], alias="ALPN", description='Protocols that are offered, best first: "h2".')
 
 
 class TlsWire(Wire):

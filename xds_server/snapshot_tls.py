@@ -25,7 +25,7 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import BoolValue
 
-from manifests.model import Incoming, Manifest, Outgoing
+from manifests.model import ConnectionOptions, Incoming, Manifest, Outgoing
 from sds.identity import RESERVED_DOMAIN, any_marble_prefix, type_prefix, uri_names
 from sds.resources import BUNDLE_NAME, IDENTITY_NAME, OFFLINE_NAME, REVOKED_NAME, TYPES_NAME
 from sds.wire import envoy_pb2
@@ -34,7 +34,7 @@ from xds_server.errors import ManifestRefused
 DOWNSTREAM_TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
 UPSTREAM_TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
 
-_TLS_1_3 = 4
+_TLS_VERSIONS = {"1.2": 3, "1.3": 4}
 _API_V3 = 2
 _DNS, _URI = 2, 3
 # Envoy's own default, written out so that it never changes by itself.
@@ -66,23 +66,24 @@ def bundle_name(incoming: Incoming, manifest: Manifest) -> str:
 def downstream(incoming: Incoming, manifest: Manifest, trust_domain: str) -> envoy_pb2.TransportSocket:
     """Server side of a port that the worker terminates."""
     if incoming.cert:
-        return _presenting(incoming.cert)
+        return _presenting(incoming)
     if incoming.peers is None:
         matchers = [_prefix(any_marble_prefix(trust_domain))]
     else:
         matchers = [_peer(peer, manifest, trust_domain) for peer in incoming.peers]
     context = envoy_pb2.DownstreamTlsContext(
-        common_tls_context=_common(matchers, bundle_name(incoming, manifest)),
+        common_tls_context=_common(matchers, bundle_name(incoming, manifest), incoming.tls),
         require_client_certificate=BoolValue(value=True),
     )
     return envoy_pb2.TransportSocket(name="tls", typed_config=pack(DOWNSTREAM_TLS, context))
 
 
-def _presenting(secret: str) -> envoy_pb2.TransportSocket:
+def _presenting(incoming: Incoming) -> envoy_pb2.TransportSocket:
     """Server side of a port for clients outside of the mesh: a certificate secret, and nothing is asked of them."""
     common = envoy_pb2.CommonTlsContext(
-        tls_params=_versions(),
-        tls_certificate_sds_secret_configs=[envoy_pb2.SdsSecretConfig(name=secret, sds_config=ads())],
+        tls_params=_versions(incoming.tls),
+        alpn_protocols=incoming.tls.alpn,
+        tls_certificate_sds_secret_configs=[envoy_pb2.SdsSecretConfig(name=incoming.cert, sds_config=ads())],
     )
     context = envoy_pb2.DownstreamTlsContext(
         common_tls_context=common, require_client_certificate=BoolValue(value=False)
@@ -100,13 +101,17 @@ def upstream(outgoing: Outgoing, manifest: Manifest, trust_domain: str, sni: str
     """Client side towards a peer: the named type, else the type that is addressed, else any Marble."""
     peer = outgoing.peer or (outgoing.addr if outgoing.addr in manifest.marbles else None)
     prefix = any_marble_prefix(trust_domain) if peer is None else type_prefix(trust_domain, peer)
-    context = envoy_pb2.UpstreamTlsContext(common_tls_context=_common([_prefix(prefix)], BUNDLE_NAME), sni=sni)
+    common = _common([_prefix(prefix)], BUNDLE_NAME, outgoing.tls)
+    context = envoy_pb2.UpstreamTlsContext(common_tls_context=common, sni=sni)
     return envoy_pb2.TransportSocket(name="tls", typed_config=pack(UPSTREAM_TLS, context))
 
 
-def _common(matchers: Iterable[envoy_pb2.SubjectAltNameMatcher], bundle: str) -> envoy_pb2.CommonTlsContext:
+def _common(
+    matchers: Iterable[envoy_pb2.SubjectAltNameMatcher], bundle: str, options: ConnectionOptions
+) -> envoy_pb2.CommonTlsContext:
     return envoy_pb2.CommonTlsContext(
-        tls_params=_versions(),
+        tls_params=_versions(options),
+        alpn_protocols=options.alpn,
         tls_certificate_sds_secret_configs=[envoy_pb2.SdsSecretConfig(name=IDENTITY_NAME, sds_config=ads())],
         combined_validation_context=envoy_pb2.CombinedCertificateValidationContext(
             default_validation_context=envoy_pb2.CertificateValidationContext(match_typed_subject_alt_names=matchers),
@@ -115,9 +120,11 @@ def _common(matchers: Iterable[envoy_pb2.SubjectAltNameMatcher], bundle: str) ->
     )
 
 
-def _versions() -> envoy_pb2.TlsParameters:
-    # Both ends are ours or an Envoy: 1.3 only. Envoy's client would otherwise offer 1.2 at most.
-    return envoy_pb2.TlsParameters(tls_minimum_protocol_version=_TLS_1_3, tls_maximum_protocol_version=_TLS_1_3)
+def _versions(options: ConnectionOptions) -> envoy_pb2.TlsParameters:
+    # The newest is written out, because Envoy's client would otherwise offer 1.2 at most.
+    return envoy_pb2.TlsParameters(
+        tls_minimum_protocol_version=_TLS_VERSIONS[options.min_tls], tls_maximum_protocol_version=_TLS_VERSIONS["1.3"]
+    )
 
 
 def _prefix(prefix: str) -> envoy_pb2.SubjectAltNameMatcher:

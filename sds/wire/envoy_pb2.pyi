@@ -224,18 +224,24 @@ class Endpoint(_message.Message):
     def __init__(self, address: _Optional[_Union[Address, _Mapping]] = ...) -> None: ...
 
 class LbEndpoint(_message.Message):
-    __slots__ = ("endpoint", "health_status")
+    __slots__ = ("endpoint", "health_status", "load_balancing_weight")
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
     HEALTH_STATUS_FIELD_NUMBER: _ClassVar[int]
+    LOAD_BALANCING_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     endpoint: Endpoint
     health_status: int
-    def __init__(self, endpoint: _Optional[_Union[Endpoint, _Mapping]] = ..., health_status: _Optional[int] = ...) -> None: ...
+    load_balancing_weight: _wrappers_pb2.UInt32Value
+    def __init__(self, endpoint: _Optional[_Union[Endpoint, _Mapping]] = ..., health_status: _Optional[int] = ..., load_balancing_weight: _Optional[_Union[_wrappers_pb2.UInt32Value, _Mapping]] = ...) -> None: ...
 
 class LocalityLbEndpoints(_message.Message):
-    __slots__ = ("lb_endpoints",)
+    __slots__ = ("lb_endpoints", "load_balancing_weight", "priority")
     LB_ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    LOAD_BALANCING_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     lb_endpoints: _containers.RepeatedCompositeFieldContainer[LbEndpoint]
-    def __init__(self, lb_endpoints: _Optional[_Iterable[_Union[LbEndpoint, _Mapping]]] = ...) -> None: ...
+    load_balancing_weight: _wrappers_pb2.UInt32Value
+    priority: int
+    def __init__(self, lb_endpoints: _Optional[_Iterable[_Union[LbEndpoint, _Mapping]]] = ..., load_balancing_weight: _Optional[_Union[_wrappers_pb2.UInt32Value, _Mapping]] = ..., priority: _Optional[int] = ...) -> None: ...
 
 class ClusterLoadAssignment(_message.Message):
     __slots__ = ("cluster_name", "endpoints")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enclave_proxy.errors import MissingReference, RoutesError
-from enclave_proxy.relay_config import DnsTarget, RelayConfig, TcpAddress, UnixAddress
+from enclave_proxy.relay_config import DnsTarget, RelayConfig, TcpAddress, TlsOptions, UnixAddress
 from enclave_proxy.route_parts import Local, parse_cluster, parse_endpoints, parse_listener
 from enclave_proxy.routes import Pushed, build
 from sds.material import Identity, TrustBundle
@@ -212,7 +212,15 @@ SPOILED_LISTENERS: list[tuple[Callable[[pb.Listener], None], str]] = [
         change_tls(lambda m: setattr(m.common_tls_context.tls_params, "tls_minimum_protocol_version", 1)),
         "is below TLS 1.2",
     ),
-    (change_tls(lambda m: m.common_tls_context.alpn_protocols.append("h2")), "does not negotiate protocols"),
+    (
+        change_tls(lambda m: m.common_tls_context.alpn_protocols.append("h2,x")),
+        "names of 1 to 255 bytes, without comma",
+    ),
+    (change_tls(lambda m: m.common_tls_context.alpn_protocols.append("")), "expected at most 16 names of 1 to 255"),
+    (
+        change_tls(lambda m: m.common_tls_context.alpn_protocols.extend(f"p{n}" for n in range(17))),
+        "alpn_protocols: expected at most 16 names",
+    ),
 ]
 
 
@@ -308,6 +316,46 @@ def test_endpoints_out_of_order_are_left_out() -> None:
     message = pb.ClusterLoadAssignment(cluster_name="c", endpoints=[pb.LocalityLbEndpoints(lb_endpoints=entries)])
     with pytest.raises(RoutesError, match=r"'a\.name' is not an IP address"):
         parse_endpoints("c", message.SerializeToString(), LOCAL)
+
+
+def weighted(*localities: tuple[int, ...]) -> bytes:
+    def entry(number: int, weight: int) -> pb.LbEndpoint:
+        where = pb.Address(socket_address=pb.SocketAddress(address=f"10.0.0.{number}", port_value=1))
+        made = pb.LbEndpoint(endpoint=pb.Endpoint(address=where))
+        made.load_balancing_weight.value = weight
+        return made
+
+    parts = [pb.LocalityLbEndpoints(lb_endpoints=[entry(n, w) for n, w in enumerate(part)]) for part in localities]
+    return pb.ClusterLoadAssignment(cluster_name="c", endpoints=parts).SerializeToString()
+
+
+def test_weights_that_are_all_alike_say_nothing_and_others_are_refused_by_name() -> None:
+    assert len(parse_endpoints("c", weighted((3, 3), (3,)), LOCAL)) == 3
+    with pytest.raises(RoutesError, match=r"load_balancing_weight of lb_endpoints is \[1, 3\]"):
+        parse_endpoints("c", weighted((3,), (1,)), LOCAL)
+
+
+def test_weights_of_localities_and_priorities_are_refused_by_name() -> None:
+    message = pb.ClusterLoadAssignment.FromString(weighted((1,), (1,)))
+    message.endpoints[1].priority = 1
+    with pytest.raises(RoutesError, match="priority is set"):
+        parse_endpoints("c", message.SerializeToString(), LOCAL)
+    message.endpoints[1].priority = 0
+    message.endpoints[1].load_balancing_weight.value = 2
+    with pytest.raises(RoutesError, match=r"load_balancing_weight of localities is \[1, 2\]"):
+        parse_endpoints("c", message.SerializeToString(), LOCAL)
+
+
+def test_versions_and_protocols_of_the_manifest_reach_the_relay() -> None:
+    options = {"MinTLSVersion": "1.2", "ALPN": ["h2", "http/1.1"]}
+    tls = {
+        "web": {"Incoming": [{"Port": "8080", **options}], "Outgoing": [{"Addr": "db", "Port": "1", **options}]},
+        "db": {"Incoming": [{"Port": "1"}]},
+    }
+    config = build(pushed(snapshot(tls)))
+    assert [route.tls for route in (*config.inbound, *config.outbound)] == [TlsOptions("1.2", ("h2", "http/1.1"))] * 2
+    config = build(pushed(snapshot()))
+    assert [route.tls for route in (*config.inbound, *config.outbound)] == [TlsOptions("1.3", ())] * 2
 
 
 def test_a_resource_of_another_type_is_refused() -> None:

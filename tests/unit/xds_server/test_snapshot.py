@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from manifests.model import Outgoing
+from manifests.model import ConnectionOptions, Incoming, Outgoing
 from sds.identity import any_marble_prefix, type_prefix
 from sds.resources import CLUSTER, ENDPOINT, LISTENER, SECRET
 from sds.wire import envoy_pb2
 from tests.kit.xds_mesh import Town, manifest
-from xds_server.snapshot_routes import Place, outbound_cluster
+from xds_server.snapshot_routes import ANYWHERE, Place, inbound_listener, outbound_cluster
 from xds_server.snapshot_tls import UPSTREAM_TLS, ads
 
 with warnings.catch_warnings():
@@ -108,6 +108,21 @@ def test_tls_1_3_only_and_a_bundle_everywhere() -> None:
         assert common.tls_params.tls_minimum_protocol_version == common.tls_params.tls_maximum_protocol_version == 4
         assert common.combined_validation_context.validation_context_sds_secret_config.name == "ROOTCA"
         assert [c.name for c in common.tls_certificate_sds_secret_configs] == ["default"]
+
+
+def test_versions_and_protocols_are_the_manifest_s() -> None:
+    options = ConnectionOptions(min_tls="1.2", alpn=("h2", "http/1.1"))
+    place = Place(manifest({}, {"web": []}), DOMAIN)
+    served = inbound_listener(Incoming(port="1", tls=options), place, ANYWHERE).filter_chains[0].transport_socket
+    public = Incoming(port="1", cert="site", disable_client_auth=True, tls=options)
+    shown = inbound_listener(public, place, ANYWHERE).filter_chains[0].transport_socket
+    dialled = outbound_cluster(Outgoing(addr="web", port="1", tls=options), place).transport_socket
+    for socket in (served, shown, dialled):
+        kind = envoy_pb2.UpstreamTlsContext if socket is dialled else envoy_pb2.DownstreamTlsContext
+        common = kind.FromString(socket.typed_config.value).common_tls_context
+        assert common.alpn_protocols == ["h2", "http/1.1"]
+        assert common.tls_params.tls_minimum_protocol_version == 3
+        assert common.tls_params.tls_maximum_protocol_version == 4
 
 
 def test_the_bytes_of_the_config_source_never_change() -> None:
