@@ -21,7 +21,6 @@ from marblemesh.demo.envoy_config import Edge, Endpoint
 from marblemesh.demo.errors import DemoError
 from marblemesh.demo.prometheus_config import Target
 from sds.attestation.simulated import SIMULATED_SIGNER
-from sds.identity import COORDINATOR_DNS_NAME
 
 HOST = "127.0.0.1"
 # In the order in which they are started: who is asked before who asks.
@@ -199,9 +198,9 @@ class Topology:
         p, directory = self.ports, self.paths.edge
         return Edge(
             listen=Endpoint(HOST, p.edge),
-            cluster=f"outbound|web|{p.web}",
+            marble_type="web",
+            port=p.web,
             xds=Endpoint(HOST, p.coordinator_xds),
-            xds_dns_name=COORDINATOR_DNS_NAME,
             certificate=directory / "certificate.pem",
             key=directory / "key.pem",
             coordinator_root=directory / "coordinator-root.pem",

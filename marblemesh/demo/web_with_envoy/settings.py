@@ -10,7 +10,7 @@ from cryptography import x509
 
 from marblemesh.demo.envoy_config import Endpoint, Inside, Upstream
 from marblemesh.demo.errors import DemoError
-from sds.identity import marble_identity, type_prefix
+from sds.identity import marble_identity
 
 
 def inside_settings(env: Mapping[str, str]) -> Inside:
@@ -26,12 +26,12 @@ def inside_settings(env: Mapping[str, str]) -> Inside:
     for entry in _get(env, "ENVOY_OUTBOUND").split(","):
         marble_type, _, address = entry.partition("=")
         listen = run_dir / _socket(env, marble_type.upper())
-        prefix = type_prefix(trust_domain, marble_type)
-        upstreams.append(Upstream(marble_type, listen, _endpoint("ENVOY_OUTBOUND", address), prefix))
+        upstreams.append(Upstream(marble_type, listen, _endpoint("ENVOY_OUTBOUND", address), marble_type))
     return Inside(
         inbound=_endpoint("ENVOY_INBOUND", _get(env, "ENVOY_INBOUND")),
         app=run_dir / _socket(env, "LISTEN"),
-        allowed_prefixes=tuple(type_prefix(trust_domain, name) for name in _get(env, "ENVOY_ALLOW").split(",")),
+        trust_domain=trust_domain,
+        allowed=tuple(_get(env, "ENVOY_ALLOW").split(",")),
         upstreams=tuple(upstreams),
         sds_socket=Path(_get(env, "MARBLEMESH_SDS_SOCKET")),
         admin_socket=run_dir / "envoy.sock",

@@ -12,7 +12,6 @@ import pytest
 
 from marblemesh.demo.envoy_binary import FLAGS, envoy_path
 from marblemesh.demo.envoy_config import (
-    Config,
     Edge,
     Endpoint,
     Inside,
@@ -21,6 +20,7 @@ from marblemesh.demo.envoy_config import (
     inside_bootstrap,
 )
 from marblemesh.demo.gateway import make_gateway
+from marblemesh.envoy import Config
 
 
 @pytest.fixture
@@ -28,9 +28,10 @@ def inside(tmp_path: Path) -> Inside:
     return Inside(
         inbound=Endpoint("127.0.0.1", 18443),
         app=tmp_path / "app.sock",
-        allowed_prefixes=("spiffe://td/marble/vote-bot/",),
+        trust_domain="td",
+        allowed=("vote-bot",),
         upstreams=(
-            Upstream("emoji", tmp_path / "emoji.sock", Endpoint("127.0.0.1", 18444), "spiffe://td/marble/emoji/"),
+            Upstream("emoji", tmp_path / "emoji.sock", Endpoint("127.0.0.1", 18444), "emoji"),
         ),
         sds_socket=tmp_path / "sds.sock",
         admin_socket=tmp_path / "envoy.sock",
@@ -45,9 +46,9 @@ def edge(tmp_path: Path) -> Edge:
         (tmp_path / f"{name}.pem").write_text(pem)
     return Edge(
         listen=Endpoint("127.0.0.1", 18440),
-        cluster="outbound|web|18443",
+        marble_type="web",
+        port=18443,
         xds=Endpoint("127.0.0.1", 18000),
-        xds_dns_name="coordinator.test",
         certificate=tmp_path / "certificate.pem",
         key=tmp_path / "key.pem",
         coordinator_root=tmp_path / "root.pem",
@@ -83,5 +84,5 @@ def test_no_plaintext_hop_inside_is_tcp(inside: Inside) -> None:
 def test_the_edge_has_no_tls_on_the_data_path(edge: Edge) -> None:
     resources = edge_bootstrap(edge)["static_resources"]
     assert isinstance(resources, dict)
-    assert [cluster["name"] for cluster in resources["clusters"]] == ["xds"]
+    assert [cluster["name"] for cluster in resources["clusters"]] == ["marblemesh-xds"]
     assert all("transport_socket" not in listener["filter_chains"][0] for listener in resources["listeners"])

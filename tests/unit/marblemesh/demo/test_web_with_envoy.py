@@ -28,12 +28,12 @@ def env() -> dict[str, str]:
 
 def test_envoy_enforces_what_the_manifest_says_of_peers(env: dict[str, str]) -> None:
     inside = inside_settings(env)
-    mesh = f"spiffe://{shared_ca().trust_domain}/marble"
     tls = EXAMPLE["TLS"]["web"]
-    assert inside.allowed_prefixes == tuple(f"{mesh}/{peer}/" for peer in tls["Incoming"][0]["Peers"])
+    assert inside.trust_domain == shared_ca().trust_domain
+    assert inside.allowed == tuple(tls["Incoming"][0]["Peers"])
     assert str(inside.inbound.port) == tls["Incoming"][0]["Port"]
-    assert [(u.name, str(u.endpoint.port), u.peer_prefix) for u in inside.upstreams] == [
-        (outgoing["Addr"], outgoing["Port"], f"{mesh}/{outgoing['Addr']}/") for outgoing in tls["Outgoing"]
+    assert [(u.name, str(u.endpoint.port), u.peer) for u in inside.upstreams] == [
+        (outgoing["Addr"], outgoing["Port"], outgoing["Addr"]) for outgoing in tls["Outgoing"]
     ]
 
 
