@@ -7,6 +7,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from enclave_proxy.clusters import ClusterCounters
+from enclave_proxy.handshake_times import HandshakeTimes
+from enclave_proxy.resolver import ResolverCounters
+
 
 class Refusal(StrEnum):
     """Why a connection was not served, or was ended by us. The values are metric labels."""
@@ -28,6 +32,8 @@ class Refusal(StrEnum):
     IDLE = "idle"
     LIFETIME = "lifetime"
     LINGER = "linger"
+    DRAINED = "drained"
+    INTERNAL_ERROR = "internal_error"
 
 
 @dataclass(slots=True)
@@ -50,6 +56,12 @@ class ListenerCounters:
     ended: Counter[Refusal] = field(default_factory=Counter)
     """joined connections that did not end by themselves: cut off because their peer may no longer talk or because of a
     timeout, or broken off by one of the two sides"""
+    handshake_times: HandshakeTimes = field(default_factory=HandshakeTimes)
+    """of TLS handshakes after which the peer was admitted"""
+    handshakes_failed: Counter[Refusal] = field(default_factory=Counter)
+    """the others; of a connection of the app, each attempt at a peer"""
+    peers: Counter[str] = field(default_factory=Counter)
+    """joined connections by the peer's Marble type, see `peer_types`"""
 
 
 @dataclass(slots=True)
@@ -65,6 +77,15 @@ class RelayCounters:
     """connections that ended with an unexpected exception"""
     suppressed_logs: int = 0
     """refusals that were counted but not logged, because there were too many in a second"""
+    access_written: int = 0
+    """lines of the access log"""
+    access_lost: int = 0
+    """lines that were dropped instead"""
+    cpu: dict[str, float] = field(default_factory=dict)
+    """seconds of CPU time that a relay process, by its number, has spent in its event loop"""
+    dials: dict[str, ClusterCounters] = field(default_factory=dict)
+    """by outbound listener"""
+    names: ResolverCounters = field(default_factory=ResolverCounters)
 
     def of(self, listener: str) -> ListenerCounters:
         """The counters of a listener, made on first use."""

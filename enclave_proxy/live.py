@@ -18,6 +18,7 @@ from cryptography import x509
 from enclave_proxy.admission import Refused, objection
 from enclave_proxy.listener import Listener
 from enclave_proxy.relay_config import Inbound, Membership, Outbound, PeerRule
+from enclave_proxy.trace import Trace
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,6 +28,7 @@ class Joined:
     listener: Listener
     peer: x509.Certificate | None
     task: asyncio.Task[object]
+    trace: Trace
 
     def objection(self, membership: Membership) -> Refused | None:
         """Why it must end; None if it may go on."""

@@ -13,6 +13,7 @@ breaks (reset, no close_notify) breaks the other side too, without a clean end: 
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
 
 from enclave_proxy.counters import ListenerCounters, Refusal
 from enclave_proxy.limits import Limits
@@ -24,14 +25,22 @@ from enclave_proxy.tls_stream import Truncated
 _GRAIN = 8
 
 
-async def splice(near: Stream, far: Stream, limits: Limits, counters: ListenerCounters) -> Refusal | None:
+class Moved(Protocol):
+    """Where it is said at the end how many bytes one connection has carried."""
+
+    received: int
+    sent: int
+
+
+async def splice(near: Stream, far: Stream, limits: Limits, counters: ListenerCounters, moved: Moved) -> Refusal | None:
     """Join two streams and wait until both directions have ended; None, or why it was cut off. Closes both, at once if
-    it is cancelled. `near` is the side that connected to us."""
+    it is cancelled. `near` is the side that connected to us; `moved` is told at the end."""
     joint = _Joint(near, far, limits, counters)
     try:
         joint.start()
         return await joint.ended
     finally:
+        moved.received, moved.sent = joint.moved
         joint.close()
 
 
@@ -52,6 +61,11 @@ class _Joint:
         self._started = self._quiet_since = self._loop.time()
         self._seen = 0
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def moved(self) -> tuple[int, int]:
+        """Bytes from and to the near side."""
+        return self._ways[0].moved, self._ways[1].moved
 
     def start(self) -> None:
         for way in self._ways:

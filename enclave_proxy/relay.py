@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from typing import Protocol
 
 from cryptography import x509
 
+from enclave_proxy.access_log import AccessLog
 from enclave_proxy.admission import LogBudget, Refused, objection
 from enclave_proxy.clusters import Clusters
 from enclave_proxy.counters import ListenerCounters, Refusal, RelayCounters
@@ -32,18 +34,18 @@ from enclave_proxy.listener import Listener, Serving, bind
 from enclave_proxy.listener import RelayError as RelayError
 from enclave_proxy.live import Joined, Live, rule_of
 from enclave_proxy.open_connections import OpenConnections
+from enclave_proxy.peer_types import count_peer
 from enclave_proxy.pump import splice
-from enclave_proxy.relay_config import Address, Inbound, Membership, Outbound, RelayConfig, TcpAddress
+from enclave_proxy.relay_config import Address, Inbound, Membership, Outbound, RelayConfig
+from enclave_proxy.served_routes import Key, Route, context_of, key_of, lacks_endpoint, recipe_of
 from enclave_proxy.stream import PlainStream, Stream
 from enclave_proxy.task_set import TaskSet
-from enclave_proxy.tls_context import TlsContext, accepting, dialling
+from enclave_proxy.tls_context import TlsContext
 from enclave_proxy.tls_stream import TlsStream
+from enclave_proxy.trace import Trace
 from enclave_proxy.upstream import Admitted, dial_app, dial_peer
 from sds.errors import SdsError
 
-Route = Inbound | Outbound
-# A listener is known by what it is bound to; port 0 means a new port, so that the name has to tell two of them apart.
-Key = tuple[Address, str]
 Bind = Callable[[Address], socket.socket]
 
 _SNI = re.compile(r"[A-Za-z0-9_.-]{0,253}")
@@ -68,10 +70,19 @@ class _Plan:
 class Relay:
     """One data plane. Make it and use it inside one running event loop."""
 
-    def __init__(self, log: Log, limits: Limits | None = None, bind: Bind = bind) -> None:
-        self.counters = RelayCounters()
+    def __init__(
+        self,
+        log: Log,
+        limits: Limits | None = None,
+        bind: Bind = bind,
+        access_log: AccessLog | None = None,
+        process: int = 1,
+    ) -> None:
         self.clusters = Clusters(self._bug)
+        self.counters = RelayCounters(dials=self.clusters.counters, names=self.clusters.resolver.counters)
         self._log = log
+        self._access_log = access_log
+        self._process = str(process)
         self._bind = bind
         self._open = OpenConnections[Listener]()
         self._inbound_closed = False
@@ -92,6 +103,13 @@ class Relay:
     def addresses(self) -> dict[str, Address]:
         """Where each listener really listens, by its name."""
         return {listener.serving.route.name: listener.address for listener in self._listeners.values()}
+
+    def look(self) -> None:
+        """Bring those counters up to date that are not kept as things happen."""
+        self.counters.cpu[self._process] = round(time.thread_time(), 2)  # a step that shows without waking readers
+        if self._access_log is not None:
+            self.counters.access_written = self._access_log.written
+            self.counters.access_lost = self._access_log.lost
 
     async def apply(self, config: RelayConfig) -> None:
         """Make `config` take effect as a whole, or raise RelayError and leave everything as it was.
@@ -149,12 +167,12 @@ class Relay:
     def _plan(self, config: RelayConfig) -> _Plan:
         plan = _Plan()
         # A context of an unchanged identity and bundle goes on: new endpoints or peers cost no new one.
-        contexts = {_recipe(old.serving.route): old.serving.context for old in self._listeners.values()}
+        contexts = {recipe_of(old.serving.route): old.serving.context for old in self._listeners.values()}
         names: set[str] = set()
         routes: tuple[Route, ...] = (*config.inbound, *config.outbound)
         try:
             for route in routes:
-                key = _key(route)
+                key = key_of(route)
                 if key in plan.serving or route.name in names:
                     raise RelayError(f"listener {route.name}: its name or address {key[0]} is used twice")
                 if isinstance(route, Outbound) and not _SNI.fullmatch(route.sni):
@@ -176,9 +194,9 @@ class Relay:
         if old is not None and old.serving.route == route:
             return old.serving
         try:
-            recipe = _recipe(route)
+            recipe = recipe_of(route)
             if recipe not in contexts:
-                contexts[recipe] = _context(route)
+                contexts[recipe] = context_of(route)
             return Serving(route, contexts[recipe])
         except SdsError as e:
             raise RelayError(f"listener {route.name}: {e}") from e
@@ -206,6 +224,7 @@ class Relay:
             route = connection.listener.serving.route
             self.counters.of(route.name).ended[why.reason] += 1
             self._say("connection ended", route, why)
+            connection.trace.reason = why.reason
             connection.task.cancel()
 
     def _spawn_accepting(self, body: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
@@ -216,36 +235,37 @@ class Relay:
 
     def _cannot_accept(self, listener: Listener, error: OSError) -> None:
         why = f"cannot accept: {error.strerror}"  # out of descriptors or memory, as a rule
-        self._refused(listener.serving.route, Refused(Refusal.LIMIT, why))
+        self._refused(listener.serving.route, Refused(Refusal.LIMIT, why), None)
 
     async def _handle(self, connection: socket.socket, listener: Listener) -> None:
         """Start one connection; waits while too many are being set up, so that the rest stays in the kernel's
         backlog."""
-        self.counters.of(listener.serving.route.name).accepted += 1
+        of_this = self.counters.of(listener.serving.route.name)
+        of_this.accepted += 1
+        trace = Trace(connection, of_this, self._access_log)
         if len(self._connections) >= self._limits.connections:
             connection.close()
             limit = Refused(Refusal.LIMIT, f"{self._limits.connections} connections are open")
-            self._refused(listener.serving.route, limit)
+            self._refused(listener.serving.route, limit, trace)
             return
-        of_this = self.counters.of(listener.serving.route.name)
         if of_this.active + of_this.handshakes >= self._limits.listener_connections:
             connection.close()
             limit = Refused(Refusal.LIMIT, f"{self._limits.listener_connections} connections of this listener are open")
-            self._refused(listener.serving.route, limit)
+            self._refused(listener.serving.route, limit, trace)
             return
         slots = self._slots[type(listener.serving.route)]
         try:
             await slots.acquire()
         except asyncio.CancelledError:
             connection.close()
+            self._drained(listener.serving.route, trace)
             raise
         # Taken after the wait, and used as one value for everything that follows.
-        self._open.add(
-            listener, self._connections.spawn(self._connection(connection, listener, listener.serving, slots))
-        )
+        handling = self._connection(connection, listener, listener.serving, slots, trace)
+        self._open.add(listener, self._connections.spawn(handling))
 
     async def _connection(
-        self, connection: socket.socket, listener: Listener, serving: Serving, slots: asyncio.Semaphore
+        self, connection: socket.socket, listener: Listener, serving: Serving, slots: asyncio.Semaphore, trace: Trace
     ) -> None:
         route = serving.route
         counters = self.counters.of(route.name)
@@ -256,45 +276,58 @@ class Relay:
             with _setting_up(counters, slots):
                 if isinstance(route, Inbound):
                     near = TlsStream(serving.context, connection, partial(self._objection, route))
-                    peer = await near.accept(self._limits.handshake_timeout)
+                    peer = await trace.shake_hands(near, near.accept(self._limits.handshake_timeout))
                     far = await dial_app(route.upstream, self._limits, self.clusters.resolver)
                 else:
                     near = PlainStream(connection)
-                    far, peer = await self._reach_peer(listener)
+                    far, peer = await self._reach_peer(listener, trace)
         except Refused as refused:
-            self._refused(route, refused)
+            self._refused(route, refused, trace)
         except OSError:
-            self._refused(route, Refused(Refusal.ABORTED, "went away while connecting"))
+            self._refused(route, Refused(Refusal.ABORTED, "went away while connecting"), trace)
+        except asyncio.CancelledError:
+            self._drained(route, trace)
+            raise
+        except Exception:  # told of by `_bug`
+            self._count_refused(route, Refusal.INTERNAL_ERROR, trace)
+            raise
         finally:
             if far is None:
                 # After a handshake that failed an alert is on its way; else not one byte has been written.
                 near.dismiss() if isinstance(near, TlsStream) else connection.close()
         if near is not None and far is not None:
-            await self._relay(near, far, Joined(listener, peer, _this_task()))
+            await self._relay(near, far, Joined(listener, peer, _this_task(), trace))
 
     def _objection(self, route: Inbound, peer: x509.Certificate | None) -> Refused | None:
         return objection(route.peers, peer, self._membership)
 
     async def _relay(self, near: Stream, far: Stream, connection: Joined) -> None:
-        route = connection.listener.serving.route
+        route, trace = connection.listener.serving.route, connection.trace
         counters = self.counters.of(route.name)
         # The rules may have changed while it was being set up.
         if (refused := connection.objection(self._membership)) is not None:
-            self._refused(route, refused)
+            self._refused(route, refused, trace)
             far.close()
             near.close()
             return
         counters.established += 1
         counters.active += 1
+        count_peer(counters.peers, connection.peer, self._membership)
+        trace.joined(near, far)
+        ended: Refusal | None = Refusal.INTERNAL_ERROR
         try:
             with self._live.joined(connection):
-                ended = await splice(near, far, self._limits, counters)
+                ended = await splice(near, far, self._limits, counters, trace)
+        except asyncio.CancelledError:
+            ended = trace.reason or Refusal.DRAINED
+            raise
         finally:
             counters.active -= 1
-        if ended is not None:
-            counters.ended[ended] += 1
+            if ended is not None and trace.reason is None:  # else it was counted when it was decided
+                counters.ended[ended] += 1
+            trace.ended(route, ended)
 
-    async def _reach_peer(self, listener: Listener) -> Admitted:
+    async def _reach_peer(self, listener: Listener, trace: Trace) -> Admitted:
         """Dial the peer, with what is current now.
 
         A peer may show an identity of a root that came while its handshake waited for a busy machine; whoever knows
@@ -303,26 +336,34 @@ class Relay:
         for _ in range(self._limits.attempts - 1):
             serving = await self._with_endpoint(listener)
             try:
-                return await dial_peer(serving, self.clusters, self._limits, self._membership)
+                return await dial_peer(serving, self.clusters, self._limits, self._membership, trace)
             except Refused as refused:
                 if refused.reason is not Refusal.UNTRUSTED or listener.serving is serving:
                     raise
-        return await dial_peer(listener.serving, self.clusters, self._limits, self._membership)
+        return await dial_peer(listener.serving, self.clusters, self._limits, self._membership, trace)
 
     async def _with_endpoint(self, listener: Listener) -> Serving:
         """Where no endpoint is known yet, wait a bounded time for a configuration that brings one."""
         try:
             async with asyncio.timeout(self._limits.endpoint_wait):
-                while _lacks_endpoint(listener.serving):
+                while lacks_endpoint(listener.serving):
                     await self._changed.wait()
         except TimeoutError:
             wait = self._limits.endpoint_wait
             raise Refused(Refusal.NO_ENDPOINT, f"no endpoint became known within {wait:g} s") from None
         return listener.serving
 
-    def _refused(self, route: Route, refused: Refused) -> None:
-        self.counters.of(route.name).refused[refused.reason] += 1
+    def _refused(self, route: Route, refused: Refused, trace: Trace | None) -> None:
+        self._count_refused(route, refused.reason, trace)
         self._say("connection refused", route, refused)
+
+    def _drained(self, route: Route, trace: Trace) -> None:
+        self._count_refused(route, Refusal.DRAINED, trace)
+
+    def _count_refused(self, route: Route, reason: Refusal, trace: Trace | None) -> None:
+        self.counters.of(route.name).refused[reason] += 1
+        if trace is not None:
+            trace.ended(route, reason)
 
     def _say(self, event: str, route: Route, why: Refused) -> None:
         if self._budget.take():
@@ -333,29 +374,6 @@ class Relay:
     def _bug(self, error: BaseException) -> None:
         self.counters.bugs += 1
         self._log.error("connection ended with an unexpected error", exc_info=error)
-
-
-def _lacks_endpoint(serving: Serving) -> bool:
-    return isinstance(serving.route, Outbound) and not serving.route.endpoints
-
-
-def _key(route: Route) -> Key:
-    address = route.bind if isinstance(route, Inbound) else route.listen
-    return address, route.name if isinstance(address, TcpAddress) and address.port == 0 else ""
-
-
-def _recipe(route: Route) -> object:
-    """What a context is made from: equal recipes may share one."""
-    if isinstance(route, Inbound):
-        return "server", route.identity, route.bundle, route.tls, route.require_client_certificate
-    return "client", route.identity, route.bundle, route.tls
-
-
-def _context(route: Route) -> TlsContext:
-    if isinstance(route, Inbound):
-        required = route.require_client_certificate
-        return accepting(route.identity, route.bundle, route.tls, require_client_certificate=required)
-    return dialling(route.identity, route.bundle, route.tls)
 
 
 def _this_task() -> asyncio.Task[object]:

@@ -96,6 +96,17 @@ class TlsStream:
         lib.SSL_get0_alpn_selected(self._ssl, name, size)
         return bytes(ffi.buffer(name[0], size[0])).decode("utf-8", "replace") if size[0] else None
 
+    @property
+    def peer(self) -> x509.Certificate | None:
+        """The peer's certificate, from the moment in which its path was verified, whether it may talk or not."""
+        return self._certificate
+
+    def facts(self) -> tuple[str, str, bool]:
+        """TLS version, cipher suite, and whether a session was resumed, after the handshake."""
+        version = ffi.string(lib.SSL_get_version(self._ssl)).decode("ascii", "replace")
+        cipher = ffi.string(lib.SSL_CIPHER_get_name(lib.SSL_get_current_cipher(self._ssl))).decode("ascii", "replace")
+        return version, cipher, bool(lib.SSL_session_reused(self._ssl))
+
     async def accept(self, patience: float) -> x509.Certificate | None:
         """Shake hands as a server, within `patience` seconds. Gives the peer's certificate; raises Refused."""
         lib.SSL_set_accept_state(self._ssl)

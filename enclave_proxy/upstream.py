@@ -31,6 +31,7 @@ from enclave_proxy.relay_config import Address, Membership, Outbound, TcpAddress
 from enclave_proxy.resolver import Resolver, Unresolved
 from enclave_proxy.stream import PlainStream
 from enclave_proxy.tls_stream import TlsStream
+from enclave_proxy.trace import Trace
 
 # A connected peer that may talk, and the certificate that it showed.
 Admitted = tuple[TlsStream, x509.Certificate | None]
@@ -75,7 +76,9 @@ async def _connect_unix(address: UnixAddress, limits: Limits) -> socket.socket:
         raise
 
 
-async def dial_peer(serving: Serving, clusters: Clusters, limits: Limits, membership: Membership) -> Admitted:
+async def dial_peer(
+    serving: Serving, clusters: Clusters, limits: Limits, membership: Membership, trace: Trace
+) -> Admitted:
     """Connect to one of the peer's endpoints and admit it before anything is sent.
 
     It counts as in flight there until the calling task ends: each connection has a task of its own. Raises the last
@@ -92,7 +95,7 @@ async def dial_peer(serving: Serving, clusters: Clusters, limits: Limits, member
     pause = Backoff(random.random, initial=_AGAIN, cap=_AGAIN_CAP, floor=_AGAIN / 2)
     try:
         while True:
-            dial = _Dial(attempts, serving, limits, membership)
+            dial = _Dial(attempts, serving, limits, membership, trace)
             admitted = await dial.round()
             if admitted is not None:
                 return admitted
@@ -106,13 +109,16 @@ async def dial_peer(serving: Serving, clusters: Clusters, limits: Limits, member
 class _Dial:
     """One round over the endpoints."""
 
-    def __init__(self, attempts: Attempts, serving: Serving, limits: Limits, membership: Membership) -> None:
+    def __init__(
+        self, attempts: Attempts, serving: Serving, limits: Limits, membership: Membership, trace: Trace
+    ) -> None:
         self.refused = Refused(Refusal.NO_ENDPOINT, "no endpoint is known")
         self.worth_again = False
         self._attempts = attempts
         self._serving = serving
         self._limits = limits
         self._membership = membership
+        self._trace = trace
 
     async def round(self) -> Admitted | None:
         """An admitted peer; None if nobody is left to try, and then `refused` says why."""
@@ -123,8 +129,9 @@ class _Dial:
                 return None
             address, connection = connected
             self._attempts.connected(address)
+            self._trace.upstream = address
             try:
-                admitted = await _admitted_peer(connection, self._serving, limits, self._membership)
+                admitted = await _admitted_peer(connection, self._serving, limits, self._membership, self._trace)
             except Refused as e:
                 self._attempts.failed(address)
                 self._note(address, e, may_pass=e.reason is Refusal.ABORTED)
@@ -134,6 +141,7 @@ class _Dial:
 
     def _no_connection(self, address: TcpAddress, error: OSError) -> None:
         ours = error.errno in _OURS
+        self._trace.upstream = address
         self._attempts.drop(address) if ours else self._attempts.failed(address)
         why = Refused(
             Refusal.UPSTREAM_UNAVAILABLE, f"{'cannot connect' if ours else 'peer does not answer'}: {_why(error)}"
@@ -146,7 +154,7 @@ class _Dial:
 
 
 async def _admitted_peer(
-    connection: socket.socket, serving: Serving, limits: Limits, membership: Membership
+    connection: socket.socket, serving: Serving, limits: Limits, membership: Membership, trace: Trace
 ) -> Admitted:
     """Handshake on a connected socket, which this owns from now on, and judge the peer. Raises Refused."""
     route = serving.route
@@ -154,7 +162,7 @@ async def _admitted_peer(
         raise TypeError("only an outbound route has a peer to dial")
     stream = TlsStream(serving.context, connection, lambda peer: objection(route.peer, peer, membership))
     try:
-        return stream, await stream.connect(limits.handshake_timeout, route.sni)
+        return stream, await trace.shake_hands(stream, stream.connect(limits.handshake_timeout, route.sni))
     except BaseException:
         stream.dismiss()
         raise

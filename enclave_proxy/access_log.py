@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A line of JSON for each connection that has ended or was refused, to a file or standard output. Off by default.
+
+    relay ─► at most MAX_WAITING lines ─► every FLUSH seconds to a thread ─► one write of whole lines
+
+Whatever the disk or the reader of a pipe does, the relay does not wait: what does not fit is dropped and counted. Each
+relay process appends by itself, in writes that the kernel keeps apart (O_APPEND for files, PIPE_BUF for pipes), so that
+all share one file. One that was renamed or removed is made anew, which is all that rotation needs; no signal is spent
+on it, because a hang-up is the app's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from queue import SimpleQueue
+
+from structlog.typing import FilteringBoundLogger
+
+from enclave_proxy.errors import StartError
+
+# Lines on their way at most, of half a kilobyte each: several seconds of all the connections that a core can make.
+MAX_WAITING = 8192
+# Seconds between two writes.
+FLUSH = 0.1
+# Bytes of one write: PIPE_BUF of Linux (pipe(7)), up to which writes of several processes do not mix.
+MAX_WRITE = 4096
+# Seconds that the last lines may take.
+LAST_WORDS = 2.0
+
+STANDARD_OUTPUT = "-"
+Line = dict[str, object]
+
+
+class AccessLog:
+    """Make it inside a running event loop with `open`; `add` from there, `close` at the end."""
+
+    def __init__(self, path: str, descriptor: int, log: FilteringBoundLogger) -> None:
+        self.lost = 0
+        """lines that were dropped, because there were too many or they could not be written"""
+        self.written = 0
+        self._path, self._descriptor, self._log = path, descriptor, log
+        self._lines: list[Line] = []
+        self._waiting = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self._batches: SimpleQueue[list[Line] | None] = SimpleQueue()
+        self._told = ""
+        # A daemon: a reader that takes nothing must not keep the worker from ending.
+        self._thread = threading.Thread(target=self._write_all, name="access log", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def open(cls, path: str, log: FilteringBoundLogger) -> AccessLog:
+        """Raises StartError with the reason, so that a wrong path is seen at once."""
+        try:
+            return cls(path, _opened(path), log)
+        except OSError as error:
+            raise StartError(f"cannot write the access log {path!r}: {error.strerror}") from error
+
+    def add(self, line: Line) -> None:
+        """Write a line, soon. Never waits, never fails."""
+        if self._waiting >= MAX_WAITING:
+            self.lost += 1
+            return
+        self._waiting += 1
+        self._lines.append(line)
+        if self._timer is None:
+            self._timer = self._loop.call_later(FLUSH, self._flush)
+
+    async def close(self) -> None:
+        """Write what is left, for a bounded time."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._flush()
+        self._batches.put(None)
+        await asyncio.to_thread(self._thread.join, LAST_WORDS)
+
+    def _flush(self) -> None:
+        self._timer = None
+        batch, self._lines = self._lines, []
+        self._batches.put(batch)
+
+    # ---- in the thread
+
+    def _write_all(self) -> None:
+        while (batch := self._batches.get()) is not None:
+            lost = self._write(batch)
+            try:
+                self._loop.call_soon_threadsafe(self._done, len(batch), lost)
+            except RuntimeError:
+                break  # the loop has ended, and nobody counts any more
+        os.close(self._descriptor)
+
+    def _done(self, size: int, lost: int) -> None:
+        self._waiting -= size
+        self.lost += lost
+        self.written += size - lost
+
+    def _write(self, batch: list[Line]) -> int:
+        """How many of the lines were lost."""
+        left = len(batch)
+        try:
+            if self._path != STANDARD_OUTPUT and not _is(self._path, self._descriptor):
+                fresh = _opened(self._path)
+                os.close(self._descriptor)
+                self._descriptor = fresh
+            for lines, data in _blocks(batch):
+                _write_fully(self._descriptor, data)
+                left -= lines
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            if reason != self._told:
+                self._log.warning("access log cannot be written, lines are lost", path=self._path, reason=reason)
+            self._told = reason
+            return left
+        self._told = ""
+        return 0
+
+
+def _opened(path: str) -> int:
+    if path == STANDARD_OUTPUT:
+        return os.dup(sys.stdout.fileno())
+    # A FIFO that nobody reads is refused (ENXIO) instead of waited for; who is at the other end of a link is not known.
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    descriptor = os.open(path, flags, 0o600)
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
+def _is(path: str, descriptor: int) -> bool:
+    """Whether the open file still has this name."""
+    try:
+        named = Path(path).lstat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(named, os.fstat(descriptor))
+
+
+def _blocks(batch: list[Line]) -> Iterator[tuple[int, bytes]]:
+    """The lines in as few writes as may be, each of whole lines: their number and their bytes."""
+    count, data = 0, b""
+    for line in batch:
+        text = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+        if count and len(data) + len(text) > MAX_WRITE:
+            yield count, data
+            count, data = 0, b""
+        count, data = count + 1, data + text
+    if count:
+        yield count, data
+
+
+def _write_fully(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
