@@ -11,7 +11,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Collection
 
-from enclave_proxy.listener import BACKLOG, RelayError, bind
+from enclave_proxy.listener import BACKLOG, RelayError, bind, tune
 from enclave_proxy.relay_config import Address, TcpAddress
 
 
@@ -55,6 +55,7 @@ def _spread(address: TcpAddress, number: int) -> list[socket.socket]:
             made[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 made[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            tune(made[-1])
             made[-1].bind((address.host, address.port))
         for each in made:
             each.listen(BACKLOG)
