@@ -148,7 +148,7 @@ class Soak:
     def _judge_load(self) -> None:
         load, size, wrong = self.result.load, self._size, self.result.wrong
         wrong += [f"{count} connections failed: {why}" for why, count in load["failures"].items()]
-        expected = size.idle + int(size.rate * size.seconds)
+        expected = size.idle + load["started"]
         if not load["failures"] and (load["opened"], load["ended_cleanly"]) != (expected, expected):
             wrong.append(f"{load['opened']} opened and {load['ended_cleanly']} ended cleanly of {expected}")
         if load["rate_reached"] < 0.98 * size.rate:
