@@ -28,9 +28,7 @@ ALERTS: dict[Refusal, int] = {
     Refusal.NO_CERTIFICATE: lib.X509_V_ERR_CERT_REJECTED,
 }
 # What OpenSSL says when the first bytes are no TLS record: an HTTP request, or anything else.
-_PLAINTEXT = frozenset(
-    {"HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG"}
-)
+_PLAINTEXT = frozenset({"HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL"})
 
 
 class Refused(ProxyError):
@@ -65,10 +63,20 @@ def objection(rule: PeerRule, certificate: x509.Certificate | None, membership: 
         if rule.matchers:
             return Refused(Refusal.NO_CERTIFICATE, "peer has no certificate, but only named peers may connect")
         return None
+    if reason := _ambiguous(uris_of(certificate)):
+        return Refused(Refusal.PEER_NOT_ALLOWED, reason)
     if (reason := _no_member(membership, certificate)) is not None:
         return Refused(Refusal.REVOKED, reason)
     if reason := rule.allows(certificate):
         return Refused(Refusal.PEER_NOT_ALLOWED, reason)
+    return None
+
+
+def _ambiguous(uris: list[str]) -> str | None:
+    """SPIFFE: a certificate with a SPIFFE ID has no other URI name (X509-SVID, section 2). Otherwise it would be one
+    thing to a rule and another to a log."""
+    if len(uris) > 1 and any(uri.lower().startswith("spiffe:") for uri in uris):
+        return f"peer has a SPIFFE ID among {len(uris)} URI names, and may have no other"
     return None
 
 
@@ -81,16 +89,17 @@ def _no_member(membership: Membership, certificate: x509.Certificate) -> str | N
     return None
 
 
-def failed_handshake(name: str, alert: int | None) -> Refused:
+def failed_handshake(name: str, alert: int | None, *, greeted: bool = False) -> Refused:
     """What a failed handshake is counted as: `name` is OpenSSL's for the failure ("": the connection is gone), `alert`
-    the code of the alert if the peer sent one. No text of the peer's gets into the log."""
+    the code of the alert if the peer sent one, `greeted`: it began with a proper hello. No text of the peer's gets into
+    the log."""
     if alert is not None:
         return Refused(Refusal.REFUSED_BY_PEER, f"peer refused the handshake: {name}")
     if not name or name == "UNEXPECTED_EOF_WHILE_READING":
         return Refused(Refusal.ABORTED, "peer went away during the handshake")
     if name == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
         return Refused(Refusal.NO_CERTIFICATE, "peer has no certificate")
-    if name in _PLAINTEXT:
+    if name in _PLAINTEXT and not greeted:
         return Refused(Refusal.PLAINTEXT, "peer does not speak TLS")
     return Refused(Refusal.TLS_ERROR, f"handshake failed: {name}")
 

@@ -29,6 +29,7 @@ from enclave_proxy.access_log import AccessLog
 from enclave_proxy.admission import LogBudget, Refused, objection
 from enclave_proxy.clusters import Clusters
 from enclave_proxy.counters import ListenerCounters, Refusal, RelayCounters
+from enclave_proxy.handshake_slots import HandshakeSlots
 from enclave_proxy.limits import Limits
 from enclave_proxy.listener import Listener, Serving, bind
 from enclave_proxy.listener import RelayError as RelayError
@@ -93,7 +94,7 @@ class Relay:
         self._connections = TaskSet(self._bug)
         self._accepting = TaskSet(self._bug)
         # One count for each direction: a Marble that dials itself must not wait for its own slots.
-        self._slots = {kind: asyncio.Semaphore(self._limits.handshakes) for kind in (Inbound, Outbound)}
+        self._slots = {kind: HandshakeSlots(self._limits.handshakes) for kind in (Inbound, Outbound)}
         self._budget = LogBudget(self._limits.log_lines, lambda: asyncio.get_running_loop().time())
         self._applying = asyncio.Lock()
         self._changed = asyncio.Event()
@@ -110,6 +111,9 @@ class Relay:
         if self._access_log is not None:
             self.counters.access_written = self._access_log.written
             self.counters.access_lost = self._access_log.lost
+        sizes = list(self.clusters.sizes())
+        self.counters.endpoints = {name: endpoints for name, endpoints, _ in sizes}
+        self.counters.ejected = {name: ejected for name, _, ejected in sizes}
 
     async def apply(self, config: RelayConfig) -> None:
         """Make `config` take effect as a whole, or raise RelayError and leave everything as it was.
@@ -265,7 +269,7 @@ class Relay:
         self._open.add(listener, self._connections.spawn(handling))
 
     async def _connection(
-        self, connection: socket.socket, listener: Listener, serving: Serving, slots: asyncio.Semaphore, trace: Trace
+        self, connection: socket.socket, listener: Listener, serving: Serving, slots: HandshakeSlots, trace: Trace
     ) -> None:
         route = serving.route
         counters = self.counters.of(route.name)
@@ -276,7 +280,7 @@ class Relay:
             with _setting_up(counters, slots):
                 if isinstance(route, Inbound):
                     near = TlsStream(serving.context, connection, partial(self._objection, route))
-                    peer = await trace.shake_hands(near, near.accept(self._limits.handshake_timeout))
+                    peer = await trace.shake_hands(near, slots.accept(near, self._limits.handshake_timeout))
                     far = await dial_app(route.upstream, self._limits, self.clusters.resolver)
                 else:
                     near = PlainStream(connection)
@@ -384,7 +388,7 @@ def _this_task() -> asyncio.Task[object]:
 
 
 @contextmanager
-def _setting_up(counters: ListenerCounters, slots: asyncio.Semaphore) -> Iterator[None]:
+def _setting_up(counters: ListenerCounters, slots: HandshakeSlots) -> Iterator[None]:
     """Counts a connection as not joined yet, and gives its slot back at the end."""
     counters.handshakes += 1
     try:

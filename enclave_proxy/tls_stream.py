@@ -62,8 +62,8 @@ class TlsStream:
     """TLS over one socket. Make it, await `accept` or `connect`, then use it as a Stream."""
 
     __slots__ = (
-        "_broken", "_certificate", "_context", "_failed", "_last", "_missing_issuer", "_objection", "_option",
-        "_pointer", "_socket", "_ssl", "descriptor", "unread",
+        "_broken", "_certificate", "_context", "_failed", "_given_up", "_last", "_missing_issuer", "_objection",
+        "_option", "_patience", "_peer_random", "_pointer", "_socket", "_ssl", "descriptor", "unread",
     )  # fmt: skip
 
     def __init__(self, context: TlsContext, connection: socket.socket, objection: Objection) -> None:
@@ -76,6 +76,8 @@ class TlsStream:
         self._certificate: x509.Certificate | None = None
         self._missing_issuer = False
         self._failed: Exception | None = None
+        self._given_up = False
+        self._patience: asyncio.Timeout | None = None
         self._last = WANT_READ
         self.unread = False
         self._broken: OSError | None = None
@@ -110,25 +112,36 @@ class TlsStream:
     async def accept(self, patience: float) -> x509.Certificate | None:
         """Shake hands as a server, within `patience` seconds. Gives the peer's certificate; raises Refused."""
         lib.SSL_set_accept_state(self._ssl)
+        self._peer_random = lib.SSL_get_client_random
         return await self._shake_hands(patience)
 
     async def connect(self, patience: float, sni: str) -> x509.Certificate | None:
         """Shake hands as a client, naming `sni` (may be empty). Gives the peer's certificate; raises Refused."""
         lib.SSL_set_connect_state(self._ssl)
+        self._peer_random = lib.SSL_get_server_random
         if sni:
             lib.SSL_set_tlsext_host_name(self._ssl, sni.encode("ascii"))
         return await self._shake_hands(patience)
+
+    def give_up(self) -> None:
+        """End the handshake that is under way, because others wait for its place."""
+        self._given_up = True
+        if self._patience is not None:
+            self._patience.reschedule(asyncio.get_running_loop().time())
 
     async def _shake_hands(self, patience: float) -> x509.Certificate | None:
         key = enter(self._ssl, self)
         watch = Watch(self.descriptor)
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(patience) as self._patience:
                 while (want := self._step()) != END:
                     await (watch.writable() if want == WANT_WRITE else watch.readable())
         except TimeoutError:
+            if self._given_up:
+                raise Refused(Refusal.LIMIT, "peer was silent while others waited for its place") from None
             raise Refused(Refusal.TIMEOUT, "peer did not finish the handshake in time") from None
         finally:
+            self._patience = None
             watch.close()
             leave(key)
         return self._checked()
@@ -147,7 +160,13 @@ class TlsStream:
         if error == SSL_ERROR_WANT_WRITE:
             return WANT_WRITE
         name, alert = why()
-        raise failed_handshake(name if error == SSL_ERROR_SSL else "", alert)
+        raise failed_handshake(name if error == SSL_ERROR_SSL else "", alert, greeted=self._greeted())
+
+    def _greeted(self) -> bool:
+        """Whether the peer's hello was read: its random bytes are there."""
+        random = ffi.new("unsigned char[32]")
+        self._peer_random(self._ssl, random, 32)
+        return any(bytes(ffi.buffer(random)))
 
     def judge(self, ok: bool, store: Any) -> bool:
         """OpenSSL's question about the peer's certificate; see tls_callbacks."""

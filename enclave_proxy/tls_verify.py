@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,8 @@ CHAIN_TOO_LONG: int = lib.X509_V_ERR_CERT_CHAIN_TOO_LONG
 REJECTED: int = lib.X509_V_ERR_CERT_REJECTED
 # X509_V_ERR_CA_MD_TOO_WEAK and X509_V_ERR_EE_KEY_TOO_SMALL (x509_vfy.h).
 _WEAK_SIGNATURE, _WEAK_KEY = 68, 66
+# X509_V_ERR_INVALID_PURPOSE
+_PURPOSE = 26
 _STRONG = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 
 
@@ -98,7 +101,7 @@ class PeerVerifier:
             return NotVerified(path, path == UNABLE_TO_GET_ISSUER and not others and self._may_have_issuer(leaf))
         try:
             certificates = [x509.load_der_x509_certificate(der) for der in path]
-            if code := _weakness(certificates):
+            if code := _not_a_leaf(certificates[0]) or _weakness(certificates):
                 return NotVerified(code)
         except X509_ERRORS:
             return NotVerified(REJECTED)
@@ -140,6 +143,19 @@ class PeerVerifier:
             return x509.load_der_x509_certificate(der_of(leaf)).issuer not in self._subjects
         except X509_ERRORS:
             return False
+
+
+def _not_a_leaf(certificate: x509.Certificate) -> int:
+    """A peer that shows a CA could issue itself further names; SPIFFE forbids it (X509-SVID, 4.1 and 5.2)."""
+    extensions = certificate.extensions
+    with suppress(x509.ExtensionNotFound):
+        if extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
+            return _PURPOSE
+    with suppress(x509.ExtensionNotFound):
+        usage = extensions.get_extension_for_class(x509.KeyUsage).value
+        if usage.key_cert_sign or usage.crl_sign:
+            return _PURPOSE
+    return X509_V_OK
 
 
 def _weakness(path: list[x509.Certificate]) -> int:
