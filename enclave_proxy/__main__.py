@@ -112,6 +112,9 @@ def run(
     offline_after: Annotated[
         str | None, _option(settings.OFFLINE_AFTER, "Ask the Coordinator for so long before that, 10.", "SECONDS")
     ] = None,
+    access_log: Annotated[
+        str | None, _option(settings.ACCESS_LOG, "A line of JSON for each connection, off; - is stdout.", "FILE|-")
+    ] = None,
     fused: Annotated[bool, _switch(settings.FUSED, "Run CMD, a Python program, in the worker's own process.")] = False,
     simulation: Annotated[bool, _switch(settings.SIMULATION, "No TEE: quotes prove nothing.")] = False,
     simulated_platform: Annotated[str | None, _option(settings.SIMULATED_PLATFORM, "Its state.", "DIR")] = None,

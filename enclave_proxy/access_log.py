@@ -16,7 +16,8 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -33,12 +34,19 @@ MAX_WRITE = 4096
 # Seconds that the last lines may take.
 LAST_WORDS = 2.0
 
+# What turns it on, as errors name it.
+ACCESS_LOG = "EDG_MARBLE_ACCESS_LOG (--access-log)"
 STANDARD_OUTPUT = "-"
 Line = dict[str, object]
 
 
+def parse_destination(text: str) -> str | None:
+    """`off` is None; a path is made independent of the directory in which other processes run."""
+    return None if text == "off" else text if text == STANDARD_OUTPUT else str(Path(text).absolute())
+
+
 class AccessLog:
-    """Make it inside a running event loop with `open`; `add` from there, `close` at the end."""
+    """Made by `access_log`. `add` is called on the running event loop's thread."""
 
     def __init__(self, path: str, descriptor: int, log: FilteringBoundLogger) -> None:
         self.lost = 0
@@ -54,14 +62,6 @@ class AccessLog:
         # A daemon: a reader that takes nothing must not keep the worker from ending.
         self._thread = threading.Thread(target=self._write_all, name="access log", daemon=True)
         self._thread.start()
-
-    @classmethod
-    def open(cls, path: str, log: FilteringBoundLogger) -> AccessLog:
-        """Raises StartError with the reason, so that a wrong path is seen at once."""
-        try:
-            return cls(path, _opened(path), log)
-        except OSError as error:
-            raise StartError(f"cannot write the access log {path!r}: {error.strerror}") from error
 
     def add(self, line: Line) -> None:
         """Write a line, soon. Never waits, never fails."""
@@ -121,6 +121,23 @@ class AccessLog:
             return left
         self._told = ""
         return 0
+
+
+@asynccontextmanager
+async def access_log(path: str | None, log: FilteringBoundLogger) -> AsyncIterator[AccessLog | None]:
+    """The log at `path` (`-`: standard output), None for none. Raises StartError with what is in the way, so that a
+    wrong path is seen at once."""
+    if path is None:
+        yield None
+        return
+    try:
+        opened = AccessLog(path, _opened(path), log)
+    except OSError as error:
+        raise StartError(f"{ACCESS_LOG}: cannot write to {path!r}: {error.strerror}") from error
+    try:
+        yield opened
+    finally:
+        await opened.close()
 
 
 def _opened(path: str) -> int:

@@ -94,7 +94,7 @@ def _certs(health: Health) -> Handler:
 
 def _clusters(health: Health) -> Handler:
     async def clusters(_: web.Request) -> web.Response:
-        return web.json_response([] if health.clusters is None else cluster_dump(health.clusters))
+        return web.json_response([] if health.clusters is None else cluster_dump(await health.clusters.look()))
 
     return clusters
 

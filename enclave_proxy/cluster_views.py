@@ -1,52 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The peers' endpoints for Prometheus and for people: numbers by route there, each endpoint by its address here."""
+"""The peers' endpoints for people, each by its address; for Prometheus see `relay_metrics`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
-
-from enclave_proxy.clusters import Clusters, ClusterStatus
+from enclave_proxy.clusters import ClusterStatus
+from enclave_proxy.counter_sum import added
 from enclave_proxy.endpoints import EndpointStatus
-
-_PREFIX = "marblemesh_worker_"
-
-
-def cluster_metrics(clusters: Clusters) -> Iterator[Metric]:
-    """All families; labels are names of listeners, never an address."""
-    endpoints = GaugeMetricFamily(f"{_PREFIX}endpoints", "Endpoints of the peer", labels=["listener"])
-    ejected = GaugeMetricFamily(f"{_PREFIX}endpoints_ejected", "Left out now for failing", labels=["listener"])
-    for status in clusters.status():
-        endpoints.add_metric([status.name], len(status.endpoints))
-        ejected.add_metric([status.name], status.ejected)
-    attempts = CounterMetricFamily(f"{_PREFIX}dial_attempts", "Connects to peers begun", labels=["listener"])
-    retries = CounterMetricFamily(
-        f"{_PREFIX}dial_retries", "Those after another one for the same connection of the app", labels=["listener"]
-    )
-    failures = CounterMetricFamily(
-        f"{_PREFIX}dial_failures", "Those that ended in no admitted peer", labels=["listener"]
-    )
-    ejections = CounterMetricFamily(
-        f"{_PREFIX}endpoint_ejections", "Times an endpoint was put out", labels=["listener"]
-    )
-    for name, numbers in list(clusters.counters.items()):
-        attempts.add_metric([name], numbers.attempts)
-        retries.add_metric([name], numbers.retries)
-        failures.add_metric([name], numbers.failures)
-        ejections.add_metric([name], numbers.ejections)
-    yield from (endpoints, ejected, attempts, retries, failures, ejections)
-    names = clusters.resolver.counters
-    yield CounterMetricFamily(f"{_PREFIX}name_lookups", "Names asked for", value=names.lookups)
-    yield CounterMetricFamily(f"{_PREFIX}name_lookup_failures", "Those that gave no address", value=names.failures)
-    yield CounterMetricFamily(f"{_PREFIX}name_stale_answers", "Times an old answer was used", value=names.stale)
+from enclave_proxy.relay_config import TcpAddress
 
 
-def cluster_dump(clusters: Clusters) -> list[dict[str, object]]:
+def cluster_dump(statuses: Iterable[ClusterStatus]) -> list[dict[str, object]]:
     """Each outbound route that has been dialled, with its endpoints."""
-    return [_cluster(status) for status in clusters.status()]
+    return [_cluster(status) for status in statuses]
+
+
+def joint_status(processes: Sequence[Iterable[ClusterStatus]]) -> tuple[ClusterStatus, ...]:
+    """What several processes know, as one: loads and counters are added, and of failures the worst is told, because
+    some of the connections fare like that."""
+    joint: dict[str, ClusterStatus] = {}
+    for statuses in processes:
+        for status in statuses:
+            known = joint.get(status.name)
+            joint[status.name] = status if known is None else _both(known, status)
+    return tuple(joint[name] for name in sorted(joint))
+
+
+def _both(one: ClusterStatus, other: ClusterStatus) -> ClusterStatus:
+    endpoints: dict[TcpAddress, EndpointStatus] = {endpoint.address: endpoint for endpoint in one.endpoints}
+    for endpoint in other.endpoints:
+        known = endpoints.get(endpoint.address)
+        endpoints[endpoint.address] = endpoint if known is None else _worse(known, endpoint)
+    return ClusterStatus(
+        name=one.name,
+        resolved_from=one.resolved_from or other.resolved_from,
+        endpoints=tuple(endpoints.values()),
+        ejected=sum(endpoint.ejected_for > 0 for endpoint in endpoints.values()),
+        counters=added(one.counters, other.counters),
+    )
+
+
+def _worse(one: EndpointStatus, other: EndpointStatus) -> EndpointStatus:
+    return EndpointStatus(
+        address=one.address,
+        in_flight=one.in_flight + other.in_flight,
+        failures=max(one.failures, other.failures),
+        ejected_for=max(one.ejected_for, other.ejected_for),
+    )
 
 
 def _cluster(status: ClusterStatus) -> dict[str, object]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self, TypeVar, cast
 
+from enclave_proxy.access_log import parse_destination
 from enclave_proxy.errors import ConfigError
 from enclave_proxy.lifecycle_settings import (
     DEFAULT_APP_GRACE,
@@ -114,6 +115,7 @@ CONCURRENCY = Setting("EDG_MARBLE_CONCURRENCY", "concurrency")
 LIMITS = Setting("EDG_MARBLE_LIMITS", "limits")
 OFFLINE_STATE = Setting("EDG_MARBLE_OFFLINE_STATE", "offline-state")
 OFFLINE_AFTER = Setting("EDG_MARBLE_OFFLINE_AFTER", "offline-after")
+ACCESS_LOG = Setting("EDG_MARBLE_ACCESS_LOG", "access-log")
 FUSED = Setting("EDG_MARBLE_FUSED", "fused")
 SIMULATION = Setting("EDG_MARBLE_SIMULATION", "simulation")
 SIMULATED_PLATFORM = Setting("EDG_SIMULATED_PLATFORM_DIR", "simulated-platform")
@@ -147,6 +149,7 @@ class WorkerConfig:
     lifecycle: LifecycleSettings
     concurrency: int  # processes that relay, this one among them
     limits: Limits
+    access_log: str | None  # a path, or "-"
     fused: bool
     offline_state: Path
     simulation: bool
@@ -234,6 +237,7 @@ def _read(reader: _Reader, command: tuple[str, ...], cwd: Path, runtime_dir: Pat
         lifecycle=_lifecycle(reader),
         concurrency=reader.value(CONCURRENCY, 1, parse_concurrency),
         limits=reader.value(LIMITS, Limits(), parse_limits),
+        access_log=reader.value(ACCESS_LOG, None, parse_destination),
         fused=reader.value(FUSED, False, _switch),
         offline_state=cwd / reader.value(OFFLINE_STATE, Path(f"{uuid_file}.offline"), Path),
         simulation=reader.value(SIMULATION, False, _switch),

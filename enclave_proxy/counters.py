@@ -86,6 +86,10 @@ class RelayCounters:
     dials: dict[str, ClusterCounters] = field(default_factory=dict)
     """by outbound listener"""
     names: ResolverCounters = field(default_factory=ResolverCounters)
+    endpoints: dict[str, int] = field(default_factory=dict)
+    """how many there are now, by outbound listener"""
+    ejected: dict[str, int] = field(default_factory=dict)
+    """those among them that are left out now"""
 
     def of(self, listener: str) -> ListenerCounters:
         """The counters of a listener, made on first use."""

@@ -56,7 +56,9 @@ def _control_plane(session: Session) -> Json:
         "attempts": status.attempts,
         "updates": dict(status.updates),
         "nacks": dict(status.nacks),
-        "last_nack": redact(status.last_nack),
+        "last_nacks": {
+            kind: {"at": nack.at.isoformat(), "reason": redact(nack.reason)} for kind, nack in status.last_nacks.items()
+        },
         "last_error": redact(status.last_error),
         "resources": {
             short_name(kind): {

@@ -53,6 +53,9 @@ class Balancer:
         self._outliers = Outliers[TcpAddress](clock, random, rules)
         self._turn = 0
 
+    def __len__(self) -> int:
+        return len(self._addresses)
+
     def update(self, addresses: Iterable[TcpAddress]) -> None:
         """These are the endpoints now. Those that were there before keep their load and their failures."""
         self._addresses = list(dict.fromkeys(addresses))

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
 from enclave_proxy.app_state import AppState
-from enclave_proxy.clusters import Clusters
+from enclave_proxy.clusters import ClusterStatus
 from enclave_proxy.counters import RelayCounters
 from enclave_proxy.identity_store import IdentityStore
 from enclave_proxy.local_counters import LocalCounters
@@ -22,7 +22,31 @@ class Counting(Protocol):
 
     @property
     def counters(self) -> RelayCounters:
-        """The numbers of all its processes together, as of now."""
+        """The numbers of all its processes together."""
+
+    def look(self) -> None:
+        """Bring those of them up to date that are not kept as things happen."""
+
+
+class Looking(Protocol):
+    """What knows of peers' endpoints."""
+
+    async def look(self) -> Sequence[ClusterStatus]:
+        """What is known now."""
+
+
+class Processes(Protocol):
+    """Several processes that relay as one."""
+
+    restarted: int
+
+    @property
+    def size(self) -> int:
+        """How many there should be."""
+
+    @property
+    def processes(self) -> Mapping[int, int]:
+        """Process ids of those that live besides this one, by their number."""
 
 
 @dataclass(slots=True)
@@ -36,7 +60,8 @@ class Health:
     store: IdentityStore | None = None
     session: Session | None = None
     relay: Counting | None = None
-    clusters: Clusters | None = None
+    fleet: Processes | None = None
+    clusters: Looking | None = None
     sockets: list[LocalCounters] = field(default_factory=list)
     app: AppState = field(default_factory=AppState)
     ending: bool = False
@@ -46,8 +71,11 @@ class Health:
 
     @property
     def counters(self) -> RelayCounters | None:
-        """What the relay has counted; None if there is no relay."""
-        return None if self.relay is None else self.relay.counters
+        """What the relay has counted until now; None if there is no relay."""
+        if self.relay is None:
+            return None
+        self.relay.look()
+        return self.relay.counters
 
     def not_ready(self) -> str | None:
         """What is missing for this Marble to serve, one line each, or None. The Coordinator's absence is no reason:

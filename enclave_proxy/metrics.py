@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prometheus metrics, read from the parts when scraped: nothing is counted twice and nothing costs between scrapes.
 
-Labels are listener names, type names and fixed reasons: never a peer, never an address.
+Labels are listener names, type names and fixed reasons: never an instance, never an address.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from enclave_proxy.cluster_views import cluster_metrics
-from enclave_proxy.counters import RelayCounters
 from enclave_proxy.health import Health
 from enclave_proxy.identity_store import IdentityStore
 from enclave_proxy.local_metrics import local_metrics
-from enclave_proxy.session import XdsStatus
+from enclave_proxy.relay_metrics import relay_metrics
+from enclave_proxy.session import Session
 
 _PREFIX = "marblemesh_worker_"
 
@@ -49,11 +48,11 @@ class WorkerCollector(Collector):
         if health.store is not None:
             yield from _certificates(health.store)
         if health.session is not None:
-            yield from _control_plane(health.session.status)
+            yield from _control_plane(health.session)
+        yield from _app(health)
         if health.counters is not None:
-            yield from _relay(health.counters)
-        if health.clusters is not None:
-            yield from cluster_metrics(health.clusters)
+            yield from relay_metrics(health.counters)
+            yield from _processes(health)
         yield from local_metrics(health.sockets)
 
 
@@ -74,7 +73,23 @@ def _certificates(store: IdentityStore) -> Iterator[Metric]:
     yield _gauge("secrets_withheld", "Secrets not fit to be given to local clients", len(store.withheld))
 
 
-def _control_plane(status: XdsStatus) -> Iterator[Metric]:
+def _app(health: Health) -> Iterator[Metric]:
+    app = health.app
+    yield _gauge("app_running", "1 if the app runs", app.running)
+    yield _counter("app_restarts", "Times that the app was started again", max(app.starts - 1, 0))
+    yield _gauge("started_offline", "1 if this worker started without the Coordinator", bool(health.started_offline))
+
+
+def _processes(health: Health) -> Iterator[Metric]:
+    fleet = health.fleet
+    wanted, living, restarted = (1, 1, 0) if fleet is None else (fleet.size, len(fleet.processes) + 1, fleet.restarted)
+    yield _gauge("relay_processes", "Relay processes that live, this one among them", living)
+    yield _gauge("relay_processes_configured", "How many there should be", wanted)
+    yield _counter("relay_process_restarts", "Relay processes that died and were started again", restarted)
+
+
+def _control_plane(session: Session) -> Iterator[Metric]:
+    status = session.status
     yield _gauge("control_plane_connected", "1 if the stream to the Coordinator is up", status.connected)
     yield _counter("control_plane_attempts", "Attempts to connect to the Coordinator", status.attempts)
     yield _counter("reactivations", "Times that this worker went over to a new Coordinator", status.reactivations)
@@ -86,37 +101,12 @@ def _control_plane(status: XdsStatus) -> Iterator[Metric]:
     for kind, count in status.nacks.items():
         nacks.add_metric([kind], count)
     yield nacks
-
-
-def _relay(counters: RelayCounters) -> Iterator[Metric]:
-    accepted = CounterMetricFamily(f"{_PREFIX}connections_accepted", "Connections accepted", labels=["listener"])
-    joined = CounterMetricFamily(f"{_PREFIX}connections_established", "Connections joined", labels=["listener"])
-    active = GaugeMetricFamily(f"{_PREFIX}connections_active", "Connections joined now", labels=["listener"])
-    pending = GaugeMetricFamily(f"{_PREFIX}handshakes_active", "Connections not joined yet", labels=["listener"])
-    payload = CounterMetricFamily(
-        f"{_PREFIX}bytes", "Payload, seen from the side that connected to us", labels=["listener", "direction"]
-    )
-    refused = CounterMetricFamily(
-        f"{_PREFIX}connections_refused", "Connections not served", labels=["listener", "reason"]
-    )
-    ended = CounterMetricFamily(
-        f"{_PREFIX}connections_ended", "Joined connections cut off by a change of rules", labels=["listener", "reason"]
-    )
-    for name, numbers in list(counters.listeners.items()):
-        accepted.add_metric([name], numbers.accepted)
-        joined.add_metric([name], numbers.established)
-        active.add_metric([name], numbers.active)
-        pending.add_metric([name], numbers.handshakes)
-        payload.add_metric([name, "received"], numbers.received)
-        payload.add_metric([name, "sent"], numbers.sent)
-        for reason, count in numbers.refused.items():
-            refused.add_metric([name, reason.value], count)
-        for reason, count in numbers.ended.items():
-            ended.add_metric([name, reason.value], count)
-    yield from (accepted, joined, active, pending, payload, refused, ended)
-    yield _counter("configurations_applied", "Relay configurations that took effect", counters.applied)
-    yield _counter("configurations_rejected", "Relay configurations that could not be put in force", counters.rejected)
-    yield _counter("connection_bugs", "Connections that ended with an unexpected error", counters.bugs)
+    when = GaugeMetricFamily(f"{_PREFIX}xds_last_nack_timestamp_seconds", "As Unix time", labels=["type"])
+    for kind, nack in status.last_nacks.items():
+        when.add_metric([kind], nack.at.timestamp())
+    yield when
+    waiting = len(session.waiting_listeners())
+    yield _gauge("listeners_waiting", "Listeners that were pushed and are not live", waiting)
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

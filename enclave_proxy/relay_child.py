@@ -10,10 +10,11 @@ from asyncio.subprocess import Process
 from collections.abc import Mapping
 from typing import Self
 
+from enclave_proxy.clusters import ClusterStatus
 from enclave_proxy.counters import RelayCounters
 from enclave_proxy.relay_channel import MAX_DESCRIPTORS, Channel, ChannelClosed, Message
 from enclave_proxy.relay_config import Address
-from enclave_proxy.relay_process import Settings, Sockets
+from enclave_proxy.relay_process import Clusters, Settings, Sockets
 from enclave_proxy.wire_values import WireError, decode, encode
 
 # Seconds for a process to do what costs it milliseconds.
@@ -29,6 +30,8 @@ class RelayChild:
 
     def __init__(self, process: Process, channel: Channel) -> None:
         self.counters = RelayCounters()
+        self.clusters: tuple[ClusterStatus, ...] = ()
+        """what it knew of its endpoints when it was last told to look"""
         self._process = process
         self._channel = channel
         self._sending = asyncio.Lock()
@@ -121,6 +124,8 @@ class RelayChild:
     def _hear(self, message: Message) -> None:
         if "counters" in message:
             self.counters = decode(RelayCounters, message["counters"])
+        if "clusters" in message:
+            self.clusters = decode(Clusters, message["clusters"]).statuses
         waiting = self._waiting.get(message.get("done", 0))
         if waiting is not None and not waiting.done():
             waiting.set_result(message.get("error"))

@@ -20,10 +20,11 @@ from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
+from enclave_proxy.access_log import AccessLog
 from enclave_proxy.backoff import Backoff
-from enclave_proxy.clusters import Clusters
 from enclave_proxy.counter_sum import of_the_dead, summed
 from enclave_proxy.counters import RelayCounters
+from enclave_proxy.fleet_clusters import FleetClusters
 from enclave_proxy.limits import Limits
 from enclave_proxy.relay import Relay
 from enclave_proxy.relay_channel import ChannelClosed, Message
@@ -42,10 +43,15 @@ class Fleet:
     """Make it inside a running event loop and `start` it; `close` ends all. `others`: how many besides this process."""
 
     def __init__(
-        self, log: FilteringBoundLogger, limits: Limits, others: list[Settings], env: Mapping[str, str]
+        self,
+        log: FilteringBoundLogger,
+        limits: Limits,
+        others: list[Settings],
+        env: Mapping[str, str],
+        access_log: AccessLog | None = None,
     ) -> None:
         self._sockets = SharedSockets(len(others))
-        self._own = Relay(log, limits, self._sockets.bind)
+        self._own = Relay(log, limits, self._sockets.bind, access_log)
         self._log = log
         self._others = others
         self._env = env
@@ -65,10 +71,19 @@ class Fleet:
         """The sum over all processes, the dead ones too; others' numbers are a quarter of a second old at most."""
         return summed([self._own.counters, self._dead, *(child.counters for child in self._living.values())])
 
+    def look(self) -> None:
+        """See Relay.look; the others do it before they tell what they count."""
+        self._own.look()
+
     @property
-    def clusters(self) -> Clusters:
-        """What this process knows of its endpoints; each process balances for itself."""
-        return self._own.clusters
+    def clusters(self) -> FleetClusters:
+        """What the processes know of their endpoints."""
+        return FleetClusters(self._own.clusters, lambda: list(self._living.values()))
+
+    @property
+    def size(self) -> int:
+        """How many processes there should be, this one among them."""
+        return 1 + len(self._others)
 
     @property
     def addresses(self) -> dict[str, Address]:

@@ -19,6 +19,8 @@ from typing import Literal
 
 import uvloop
 
+from enclave_proxy.access_log import access_log
+from enclave_proxy.clusters import ClusterStatus
 from enclave_proxy.errors import ProxyError
 from enclave_proxy.limits import Limits
 from enclave_proxy.listener import RelayError
@@ -43,6 +45,7 @@ class Settings:
     mark: bool
     marble_type: str
     process: int
+    access_log: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,13 @@ class Sockets:
     """Where the descriptors that come with a message listen, in their order."""
 
     addresses: tuple[Address, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Clusters:
+    """The answer to `look`."""
+
+    statuses: tuple[ClusterStatus, ...]
 
 
 class RelayProcess:
@@ -93,17 +103,23 @@ class RelayProcess:
                     await self._relay.close_inbound(drain)
                 case {"close": float() | int() as drain}:
                     await self._relay.close(drain)
+                case {"look": _}:
+                    answer["clusters"] = encode(Clusters(self._relay.clusters.status()))
         except (ProxyError, SdsError, WireError) as error:
             answer["error"] = str(error)
-        await self._send({**answer, "counters": encode(self._relay.counters)})
+        await self._send({**answer, "counters": self._counters()})
 
     async def _report(self) -> None:
         said: object = None
         while True:
             await asyncio.sleep(REPORT)
-            if (counters := encode(self._relay.counters)) != said:
+            if (counters := self._counters()) != said:
                 said = counters
                 await self._send({"counters": counters})
+
+    def _counters(self) -> object:
+        self._relay.look()
+        return encode(self._relay.counters)
 
     async def _send(self, message: Message) -> None:
         async with self._sending:
@@ -127,12 +143,13 @@ async def serve(end: socket.socket) -> None:
             raise RelayError(f"no socket for {address} was received")
         return received
 
-    relay = Relay(log, settings.limits, bind)
-    try:
-        await RelayProcess(channel, relay, sockets).run()
-    finally:
-        await relay.close()
-        channel.close()
+    async with access_log(settings.access_log, log) as lines:
+        relay = Relay(log, settings.limits, bind, lines, settings.process)
+        try:
+            await RelayProcess(channel, relay, sockets).run()
+        finally:
+            await relay.close()
+            channel.close()
 
 
 def main(arguments: list[str]) -> None:

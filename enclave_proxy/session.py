@@ -60,6 +60,14 @@ class Relaying(Protocol):
         """End what is open with whoever is not in the mesh, and admit them no more; others may talk again."""
 
 
+@dataclass(frozen=True, slots=True)
+class Nack:
+    """When a push was refused, and why."""
+
+    at: datetime
+    reason: str
+
+
 @dataclass(slots=True)
 class XdsStatus:
     """Numbers for metrics and health; nothing here decides anything."""
@@ -69,7 +77,7 @@ class XdsStatus:
     updates: Counter[str] = field(default_factory=Counter)  # by short type name
     nacks: Counter[str] = field(default_factory=Counter)
     reactivations: int = 0
-    last_nack: str = ""
+    last_nacks: dict[str, Nack] = field(default_factory=dict)  # by short type name; kept after a later ACK
     last_error: str = ""
 
 
@@ -125,7 +133,8 @@ class Session:
             waiting = await self._apply(update)
         except (ProxyError, MaterialError) as error:
             self.status.nacks[kind] += 1
-            self.status.last_nack = self.obstacle = str(error)
+            self.obstacle = str(error)
+            self.status.last_nacks[kind] = Nack(self._now(), str(error))
             self._log.error("push refused", type=kind, reason=str(error), names=[r.name for r in update.resources][:20])
             self.client.nack(update, str(error))
             return

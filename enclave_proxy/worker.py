@@ -30,13 +30,14 @@ from pathlib import Path
 from google.protobuf.struct_pb2 import Struct
 from structlog.typing import FilteringBoundLogger
 
+from enclave_proxy.access_log import AccessLog, access_log
 from enclave_proxy.admin import Admin
 from enclave_proxy.app_addresses import app_addresses, server_settings
 from enclave_proxy.apply import AppParameters, app_command, app_environment, write_files
 from enclave_proxy.backoff import Backoff
 from enclave_proxy.bootstrap import Activation, Activator, Credentials
 from enclave_proxy.child import Child
-from enclave_proxy.config import CONCURRENCY, ERA_CONFIG, WorkerConfig
+from enclave_proxy.config import ACCESS_LOG, CONCURRENCY, ERA_CONFIG, WorkerConfig
 from enclave_proxy.errors import ConfigError, ProxyError, Revoked, StartError
 from enclave_proxy.first_activation import first_activation
 from enclave_proxy.fused import Fused
@@ -108,6 +109,10 @@ class Worker:
             raise ConfigError(
                 f"{CONCURRENCY.names}: {config.concurrency} processes under SGX would be as many enclaves, each with "
                 "its own copy of the keys and a host between them: leave it at 1"
+            )
+        if config.access_log is not None and surroundings.loopback_is_public:
+            raise ConfigError(
+                f"{ACCESS_LOG.names}: under SGX the host would read who talks to whom; leave it off, metrics count"
             )
         uuid = load_or_create_uuid(config.uuid_file)
         health = Health(config.marble_type, uuid, config.simulation, utc_now)
@@ -257,23 +262,25 @@ class Worker:
         if not self.config.relay:
             yield None
             return
-        relay = health.relay = self._make_relay()
-        health.clusters = relay.clusters
-        try:
-            yield relay
-        finally:
-            await relay.close(min(FLUSH, self.config.lifecycle.drain))
+        async with access_log(self.config.access_log, self.log) as lines:
+            relay = health.relay = self._make_relay(lines)
+            health.clusters, health.fleet = relay.clusters, relay if isinstance(relay, Fleet) else None
+            try:
+                yield relay
+            finally:
+                await relay.close(min(FLUSH, self.config.lifecycle.drain))
 
-    def _make_relay(self) -> Relay | Fleet:
+    def _make_relay(self, lines: AccessLog | None) -> Relay | Fleet:
         config = self.config
         limits = replace(config.limits, drain=config.lifecycle.drain)
         if config.concurrency == 1:
-            return Relay(self.log, limits)
+            return Relay(self.log, limits, access_log=lines)
+        to = config.access_log
         others = [
-            Settings(limits, config.log_level, config.log_format, config.simulation, config.marble_type, number)
+            Settings(limits, config.log_level, config.log_format, config.simulation, config.marble_type, number, to)
             for number in range(2, config.concurrency + 1)
         ]
-        fleet = Fleet(self.log, limits, others, self.env)
+        fleet = Fleet(self.log, limits, others, self.env, lines)
         fleet.start()
         return fleet
 

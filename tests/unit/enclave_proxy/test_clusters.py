@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from enclave_proxy.cluster_views import cluster_dump
 from enclave_proxy.clusters import Attempts, Cluster, ClusterCounters, Clusters
 from enclave_proxy.endpoints import Balancer
+from enclave_proxy.relay import Relay
 from enclave_proxy.relay_config import Outbound, TcpAddress, UnixAddress
+from sds.logs import get_logger
 from tests.kit.mesh_relay import only
 from tests.kit.pki import marble, shared_ca
 from tests.unit.enclave_proxy.test_admin import get, served, starting
@@ -135,7 +137,9 @@ async def test_the_clusters_page_and_the_metrics_show_who_is_out() -> None:
             attempts.failed(A)
             attempts.close()
         health = starting()
-        health.clusters = clusters
+        relay = health.relay = Relay(get_logger("relay"))
+        relay.counters.dials, relay.counters.names = clusters.counters, clusters.resolver.counters
+        relay.clusters = health.clusters = clusters
         async with served(health) as client:
             status, page = await get(client, "/clusters")
             _, metrics = await get(client, "/metrics")
@@ -162,5 +166,5 @@ async def test_before_anything_was_dialled_there_is_nothing_to_show() -> None:
     async with served(starting()) as client:
         assert await get(client, "/clusters") == (200, "[]")
     clusters = Clusters(pytest.fail)
-    assert cluster_dump(clusters) == []
+    assert cluster_dump(clusters.status()) == []
     await clusters.close()

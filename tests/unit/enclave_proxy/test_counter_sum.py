@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import pytest
+
 from enclave_proxy.counter_sum import of_the_dead, summed
 from enclave_proxy.counters import Refusal, RelayCounters
 
@@ -30,5 +32,31 @@ def test_a_sum_is_nobodys_own() -> None:
 
 
 def test_the_dead_have_counted_but_have_nothing_open() -> None:
-    remains = of_the_dead(counted(4, 2))
+    process = counted(4, 2)
+    process.cpu["2"], process.endpoints["out"], process.ejected["out"] = 1.5, 3, 1
+    remains = of_the_dead(process)
     assert (remains.of("in").accepted, remains.of("in").active) == (4, 0)
+    assert (remains.cpu, remains.endpoints, remains.ejected) == ({"2": 1.5}, {}, {})
+
+
+def test_a_process_that_was_started_again_goes_on_counting_its_cpu_time() -> None:
+    own, dead, again = (RelayCounters(cpu=cpu) for cpu in ({"1": 9.0}, {"2": 1.5}, {"2": 0.5}))
+    assert summed([own, dead, again]).cpu == {"1": 9.0, "2": 2.0}
+
+
+def test_endpoints_that_all_processes_know_are_told_once() -> None:
+    own = RelayCounters(endpoints={"a": 3, "b": 1}, ejected={"a": 1})
+    other = RelayCounters(endpoints={"a": 3}, ejected={"a": 2})
+    total = summed([own, other])
+    assert (total.endpoints, total.ejected) == ({"a": 3, "b": 1}, {"a": 2})
+
+
+def test_handshake_times_are_added_edge_by_edge() -> None:
+    one, other = RelayCounters(), RelayCounters()
+    for seconds in (0.0005, 0.001, 0.3):
+        one.of("in").handshake_times.add(seconds)
+    other.of("in").handshake_times.add(11)
+    times = summed([one, other]).of("in").handshake_times
+    assert times.seconds == pytest.approx(11.3015)
+    buckets = dict(times.buckets())
+    assert [buckets[edge] for edge in ("0.001", "0.0025", "0.25", "0.5", "10.0", "+Inf")] == [2, 2, 2, 3, 3, 4]
