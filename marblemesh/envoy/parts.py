@@ -118,7 +118,7 @@ def chain(cluster: str, *, tls: Config | None = None, server_names: Sequence[str
 
 
 def cluster(name: str, where: Address, *, tls: Config | None = None, http2: bool = False) -> Config:
-    """A cluster of one address; a DNS name is asked for again as its TTL says, and each of its addresses is used."""
+    """A cluster of one address; a DNS name is asked for again every five seconds."""
     by_name = isinstance(where, Tcp) and not where.is_ip
     made: Config = {
         "name": name,
@@ -130,7 +130,7 @@ def cluster(name: str, where: Address, *, tls: Config | None = None, http2: bool
         },
     }
     if by_name:
-        made["respect_dns_ttl"] = True
+        made["dns_lookup_family"] = "ALL"  # IPv6 first, and IPv4 where nobody answers there (RFC 8305)
     if tls:
         made["transport_socket"] = tls
     if http2:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # The ports that stand in the guides; each run has its own, so that it disturbs nobody.
-PORTS = re.compile(r"\b(4433|2001|18000|9944|15090|15091|8080|10000)\b")
+PORTS = re.compile(r"\b(4433|2001|18000|9944|15090|15091|8080|8443|10000)\b")
 # The defaults that a guide relies on without writing them down.
 DEFAULTS = {
     "EDG_COORDINATOR_CLIENT_ADDR": "localhost:4433",
@@ -64,11 +64,13 @@ def test_every_command_of_the_guide_works(page: str) -> None:
                 start_new_session=True,
             )
             try:
-                status = shell.wait(timeout=90)
+                status: object = shell.wait(timeout=90)
+            except subprocess.TimeoutExpired:
+                status = "not finished after 90 s"
             finally:
                 os.killpg(shell.pid, signal.SIGKILL)
             log.seek(0)
-            assert status == 0, log.read()
+            assert status == 0, f"{status}\n{log.read()}"
 
 
 def test_the_readme_s_commands_exist() -> None:
