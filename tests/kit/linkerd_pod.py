@@ -67,9 +67,8 @@ class Pod:
 
     async def get(self, port: int, path: str) -> tuple[int, str]:
         """HTTP from within the pod, over its loopback."""
-        connector = aiohttp.TCPConnector(socket_factory=lambda _info: _nonblocking(self.namespace.socket()))
         async with (
-            aiohttp.ClientSession(connector=connector) as client,
+            aiohttp.ClientSession(connector=connector_in(self.namespace)) as client,
             client.get(f"http://127.0.0.1:{port}{path}") as reply,
         ):
             return reply.status, await reply.text()
@@ -183,6 +182,12 @@ def _write_identity(workload: Workload, directory: Path) -> None:
     os.chown(directory, PROXY_UID, PROXY_UID)
 
 
-def _nonblocking(sock: socket.socket) -> socket.socket:
-    sock.setblocking(False)
-    return sock
+def connector_in(namespace: Namespace) -> aiohttp.TCPConnector:
+    """For an HTTP client that connects from within a namespace."""
+
+    def make(_info: object) -> socket.socket:
+        sock = namespace.socket()
+        sock.setblocking(False)
+        return sock
+
+    return aiohttp.TCPConnector(socket_factory=make)

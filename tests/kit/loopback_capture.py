@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that crosses the loopback interface, searched for markers as it passes (packet(7); needs CAP_NET_RAW)."""
+"""Everything that crosses an interface, searched for markers as it passes (packet(7); needs CAP_NET_RAW)."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ Flow = tuple[bytes, bytes, int, int]  # source and destination address, source a
 class LoopbackCapture:
     """Use as a context manager; the results are complete after it has ended."""
 
-    def __init__(self, markers: tuple[bytes, ...]) -> None:
-        """Raises PermissionError where capturing is not allowed."""
+    def __init__(self, markers: tuple[bytes, ...], interface: str = "lo") -> None:
+        """Of the network namespace where it is made. Raises PermissionError where capturing is not allowed."""
         self._markers = markers
+        self._interface = interface
         self._keep = max(map(len, markers)) - 1
         self._tails: dict[Flow, bytes] = {}
         self._last: int | None = None  # with which packet the capture ends; None: it goes on
         self._thread = threading.Thread(target=self._run)
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-        self._socket.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+        self._socket.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, interface == "lo")
         self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
         self._socket.settimeout(0.1)
         self.found: dict[bytes, set[int]] = {marker: set() for marker in markers}
@@ -42,7 +43,7 @@ class LoopbackCapture:
         self.dropped = 0
 
     def __enter__(self) -> Self:
-        self._socket.bind(("lo", ETH_P_ALL))
+        self._socket.bind((self._interface, ETH_P_ALL))
         self._thread.start()
         return self
 

@@ -269,15 +269,16 @@ class MeshHarness:
         await self._watch(worker)
         return worker
 
-    async def _start(self, command: tuple[str, ...], env: Mapping[str, str], cwd: Path) -> Process:
+    def leashed(self, command: tuple[str, ...], env: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+        """Command line and environment of a `marblemesh` that ends with this process."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("EDG_", "MARBLE"))}  # noqa: TID251
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), sys.executable),
-            *(sys.executable, "-m", "marblemesh", *command),
-            env={**inherited, "PYTHONUNBUFFERED": "1", **env},
-            cwd=cwd,
-            stderr=PIPE,
-        )
+        leash = [sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), sys.executable]
+        argv = [*leash, sys.executable, "-m", "marblemesh", *command]
+        return argv, {**inherited, "PYTHONUNBUFFERED": "1", **env}
+
+    async def _start(self, command: tuple[str, ...], env: Mapping[str, str], cwd: Path) -> Process:
+        argv, settings = self.leashed(command, env)
+        return await asyncio.create_subprocess_exec(*argv, env=settings, cwd=cwd, stderr=PIPE)
 
     async def _watch(self, running: R) -> R:
         self.running.append(running)
