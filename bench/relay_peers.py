@@ -11,41 +11,16 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
 
 from bench import relay_configs
+from bench.relay_place import Place as Place
 from sds.ca import CertificateAuthority, LeafTemplate
 from sds.csr import CertificateRequest
 from sds.identity import any_marble_prefix
-from sds.keys import PrivateKey
-from sds.material import Identity, TrustBundle
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """The folder of one run: certificates, the app's socket, the peers' configurations and logs."""
-
-    folder: Path
-
-    @property
-    def app(self) -> Path:
-        return self.folder / "app.sock"
-
-    def identity(self, name: str) -> Identity:
-        key = PrivateKey((self.folder / f"{name}.key").read_bytes())
-        return Identity((self.folder / f"{name}.pem").read_bytes(), key)
-
-    @property
-    def bundle(self) -> TrustBundle:
-        return TrustBundle((self.folder / "ca.pem").read_bytes())
-
-    @property
-    def peer_prefix(self) -> str:
-        return (self.folder / "prefix").read_text()
 
 
 def make_place(folder: Path) -> Place:

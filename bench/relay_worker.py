@@ -9,7 +9,7 @@ from pathlib import Path
 
 import uvloop
 
-from bench.relay_peers import Place
+from bench.relay_place import Place
 from enclave_proxy.relay import Relay
 from enclave_proxy.relay_config import Inbound, PeerRule, RelayConfig, SanMatcher, TcpAddress, UnixAddress
 from sds.logs import get_logger

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import cast
 
 import structlog
@@ -27,4 +28,11 @@ def private_logger(**context: object) -> FilteringBoundLogger:
         cache_logger_on_first_use=True,
     )
     structlog.reset_defaults()
+    _forget_structlog()
     return cast(FilteringBoundLogger, log.bind(**context))
+
+
+def _forget_structlog() -> None:
+    """The app imports one of its own: ours does without rich (see `enclave_proxy`), which the app may want."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == structlog.__name__]:
+        del sys.modules[name]

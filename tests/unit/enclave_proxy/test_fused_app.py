@@ -148,11 +148,12 @@ def test_becoming_another_program_is_refused() -> None:
 def test_the_app_finds_logging_as_in_a_fresh_interpreter_and_cannot_silence_the_worker() -> None:
     done = code(
         "import logging, logging.config, structlog\n"
-        "print(logging.getLogger().handlers, logging.getLogger().level, structlog.is_configured())\n"
+        "print(logging.getLogger().handlers, logging.getLogger().level, structlog.is_configured(), end=' ')\n"
+        "print(structlog.dev.rich.__name__)  # the worker's does without\n"
         "logging.config.dictConfig({'version': 1, 'disable_existing_loggers': True})\n"
         "structlog.configure(processors=[])\n"
     )
-    assert told(done) == ["[] 30 False", "0"]
+    assert told(done) == ["[] 30 False rich", "0"]
     assert '"event": "app ended"' in done.stderr
 
 

@@ -13,6 +13,12 @@ def test_the_worker_loads_no_coordinator_and_no_grpc_core() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_the_worker_loads_nothing_that_paints_tracebacks() -> None:
+    code = "import enclave_proxy.__main__, sys; print([name for name in ('rich', 'pygments') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_it_runs_as_a_module_of_its_own() -> None:
     done = subprocess.run([sys.executable, "-m", "enclave_proxy", "run"], capture_output=True, text=True, env={})
     assert done.returncode == 2
