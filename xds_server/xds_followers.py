@@ -101,6 +101,7 @@ class Followers:
             self._before_push()
             began, self._changed_at = self._changed_at, 0.0
             who, self._concerned = self._concerned, NOBODY
+            self._changed.clear()  # with what came since the pause, too: it is in `who`
             told = time.monotonic()
             self._metrics.debounce_seconds.observe(told - began)
             change = Change(began, self._metrics.convergence_seconds.observe)

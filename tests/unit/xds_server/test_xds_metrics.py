@@ -53,6 +53,29 @@ async def test_a_change_is_timed_from_debounce_to_the_last_answer(place: Place) 
     assert place.metric(f"{P}ack_seconds_count", type="secret") == place.metric(f"{P}acks_total", type="secret") == 6
 
 
+async def test_a_change_that_comes_with_the_push_is_part_of_it_and_not_timed_from_the_beginning_of_time(
+    place: Place,
+) -> None:
+    """A stream that was heard of just before the push can change the mesh in that instant."""
+    web = place.town.activate("web")
+    async with connected(place.of(web.identity)) as wire:
+        wire.client.subscribe(SECRET, ["default"])
+        await wire.hear()
+        await renew_all(place, wire)
+        followers, renewed = place.server._followers, place.town.identity("web", web.uuid)
+        before_push = followers._before_push
+
+        def and_one_more() -> None:
+            before_push()
+            place.town.mesh.replace_identities({("web", web.uuid): renewed})
+
+        followers._before_push = and_one_more
+        await renew_all(place, wire)
+        followers._before_push = before_push
+        await asyncio.sleep(0.3)
+    assert place.metric(f"{P}debounce_seconds_sum") < 60
+
+
 async def test_what_is_asked_for_and_what_does_not_exist_is_counted(place: Place) -> None:
     web = place.town.activate("web")
     async with connected(place.of(web.identity)) as wire:
