@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why something is not injected."""
+
+from __future__ import annotations
+
+
+class Refused(ValueError):
+    """The pod cannot become a Marble as it is, or the text is not what can be edited safely. `str()` is one printable
+    line that names the place and what is wrong with it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(char if char.isprintable() else "?" for char in " ".join(message.split()))[:600])
