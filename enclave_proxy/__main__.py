@@ -15,6 +15,7 @@ import typer
 import uvloop
 from structlog.typing import FilteringBoundLogger
 
+from enclave_proxy import capture_settings
 from enclave_proxy import config as settings
 from enclave_proxy.config import Setting, WorkerConfig
 from enclave_proxy.errors import ConfigError, ProxyError
@@ -114,6 +115,16 @@ def run(
     ] = None,
     access_log: Annotated[
         str | None, _option(settings.ACCESS_LOG, "A line of JSON for each connection, off; - is stdout.", "FILE|-")
+    ] = None,
+    capture: Annotated[
+        str | None,
+        _option(capture_settings.CAPTURE, "Redirect the app's plain TCP, off; not in SGX.", "off|nft|iptables|auto"),
+    ] = None,
+    app_user: Annotated[
+        str | None, _option(capture_settings.APP_USER, "Whom the app runs as, the worker's own.", "UID[:GID]")
+    ] = None,
+    capture_proxies: Annotated[
+        str | None, _option(capture_settings.PROXIES, "Other meshes' proxies: users, 2102 (Linkerd).", "UIDS|none")
     ] = None,
     fused: Annotated[bool, _switch(settings.FUSED, "Run CMD, a Python program, in the worker's own process.")] = False,
     simulation: Annotated[bool, _switch(settings.SIMULATION, "No TEE: quotes prove nothing.")] = False,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from enclave_proxy.capture_settings import AppUser
 from enclave_proxy.errors import CommandError, ParametersError
 from enclave_proxy.socket_settings import SocketSettings
 from sds.wire.marble_pb2 import Parameters
@@ -82,8 +83,9 @@ def _check_path(path: str) -> None:
         raise ParametersError(f"file {path[:80]!r} has no usable path: give it a name without '..' and NUL")
 
 
-def write_files(files: Mapping[str, bytes], base: Path) -> None:
-    """Write each file complete or not at all; parents 0700, files 0600. Relative paths lie under `base`.
+def write_files(files: Mapping[str, bytes], base: Path, owner: AppUser | None = None) -> None:
+    """Write each file complete or not at all; parents 0700, files 0600. Relative paths lie under `base`. `owner` gets
+    what is made; None: the worker's own user.
 
     Raises ParametersError naming the file and the reason.
     """
@@ -92,19 +94,23 @@ def write_files(files: Mapping[str, bytes], base: Path) -> None:
             if path.startswith(GRAMINE_KEYS):
                 Path(path).write_bytes(files[path])
             else:
-                _write_atomically(base / path, files[path])
+                _write_atomically(base / path, files[path], owner)
         except OSError as error:
             raise ParametersError(f"cannot write file {path!r}: {error.strerror}") from error
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def _write_atomically(path: Path, content: bytes, owner: AppUser | None) -> None:
     for parent in reversed(path.parents):
         if not parent.is_dir():
             parent.mkdir(mode=0o700, exist_ok=True)
+            if owner is not None:
+                os.chown(parent, owner.uid, owner.gid)
     temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.new")
     try:
         temporary.unlink(missing_ok=True)  # left by a worker with our process id that was killed
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            if owner is not None:
+                os.fchown(file.fileno(), owner.uid, owner.gid)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+from enclave_proxy.capture_settings import AppUser
 from enclave_proxy.errors import CommandError
 
 # What a supervisor or a terminal sends and an app may want to hear. SIGCHLD and SIGPIPE are our own affairs.
@@ -50,14 +51,16 @@ class Child:
         return self._process.pid
 
     @classmethod
-    async def start(cls, command: Sequence[str], env: Mapping[str, str]) -> Self:
-        """Start `command` with exactly `env`, standard streams inherited. Raises CommandError if that cannot be."""
+    async def start(cls, command: Sequence[str], env: Mapping[str, str], user: AppUser | None = None) -> Self:
+        """Start `command` with exactly `env`, standard streams inherited. Raises CommandError if that cannot be. `user`
+        None: the worker's own."""
         program = shutil.which(command[0], path=env.get("PATH", os.defpath))
         if program is None:
             raise CommandError(f"cannot start {command[0]!r}: not found, or not executable (PATH is the app's own)")
+        become = () if user is None else (f"--user={user.uid}:{user.gid}",)
         try:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", str(_EXEC_APP), str(os.getpid()), program, *command),
+                *(sys.executable, "-I", "-S", str(_EXEC_APP), *become, str(os.getpid()), program, *command),
                 env=dict(env),
                 start_new_session=True,
             )

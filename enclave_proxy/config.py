@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal, Self, TypeVar, cast
 
 from enclave_proxy.access_log import parse_destination
+from enclave_proxy.capture_settings import CAPTURE, CaptureSettings, read_capture
 from enclave_proxy.errors import ConfigError
 from enclave_proxy.lifecycle_settings import (
     DEFAULT_APP_GRACE,
@@ -31,6 +32,7 @@ from enclave_proxy.limit_settings import parse_limits
 from enclave_proxy.limits import Limits
 from enclave_proxy.local_path import MAX_PATH, MODE
 from enclave_proxy.restarts import RestartPolicy
+from enclave_proxy.setting import Setting as Setting
 from enclave_proxy.socket_settings import SocketSettings, parse_id, parse_ids, parse_mode
 
 T = TypeVar("T")
@@ -74,18 +76,6 @@ class HostPort:
 
 
 DEFAULT_ADMIN: HostPort | None = HostPort("127.0.0.1", 15090)
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One setting's two names. `flag` is without its dashes."""
-
-    env: str
-    flag: str
-
-    @property
-    def names(self) -> str:
-        return f"{self.env} (--{self.flag})"
 
 
 MARBLE_TYPE = Setting("EDG_MARBLE_TYPE", "marble-type")
@@ -151,6 +141,7 @@ class WorkerConfig:
     limits: Limits
     access_log: str | None  # a path, or "-"
     fused: bool
+    capture: CaptureSettings
     offline_state: Path
     simulation: bool
     simulated_platform: Path | None  # None: the user's default
@@ -239,6 +230,7 @@ def _read(reader: _Reader, command: tuple[str, ...], cwd: Path, runtime_dir: Pat
         limits=reader.value(LIMITS, Limits(), parse_limits),
         access_log=reader.value(ACCESS_LOG, None, parse_destination),
         fused=reader.value(FUSED, False, _switch),
+        capture=read_capture(reader),
         offline_state=cwd / reader.value(OFFLINE_STATE, Path(f"{uuid_file}.offline"), Path),
         simulation=reader.value(SIMULATION, False, _switch),
         simulated_platform=reader.value(SIMULATED_PLATFORM, None, Path),
@@ -312,6 +304,8 @@ def _cross_check(reader: _Reader, config: WorkerConfig) -> None:
         reader.problem(CONCURRENCY, f"has no use with {RELAY.names} off: there is nothing to relay")
     if config.fused:
         _check_fused(reader, config)
+    if (refused := config.capture.contradiction(config.fused, config.relay, config.concurrency)) is not None:
+        reader.problem(CAPTURE, refused)
     if config.simulated_enclave is not None and not config.simulation:
         reader.problem(SIMULATED_ENCLAVE, f"is set without {SIMULATION.names}: set that too, or unset this")
 

@@ -49,6 +49,14 @@ class Processes(Protocol):
         """Process ids of those that live besides this one, by their number."""
 
 
+class Captures(Protocol):
+    """What redirects the app's connections."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why they may go around it; None if they do not."""
+
+
 @dataclass(slots=True)
 class Health:
     """Parts are None until they exist."""
@@ -61,6 +69,7 @@ class Health:
     session: Session | None = None
     relay: Counting | None = None
     fleet: Processes | None = None
+    capture: Captures | None = None
     clusters: Looking | None = None
     sockets: list[LocalCounters] = field(default_factory=list)
     app: AppState = field(default_factory=AppState)
@@ -90,6 +99,7 @@ class Health:
             "the identity has expired" if self.store.credentials.identity.not_after <= self.now() else None,
             _not_configured(self.session),
             self.app.not_ready(),
+            None if self.capture is None else self.capture.problem,
         )
         return "\n".join(line for line in missing if line is not None) or None
 

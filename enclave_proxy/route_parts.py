@@ -25,10 +25,12 @@ MAX_ENDPOINTS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """What resolving an address needs to know of this worker. `refuse_plain_tcp`: loopback is visible to the host."""
+    """What resolving an address needs to know of this worker. `refuse_plain_tcp`: loopback is visible to the host.
+    `capture`: an app for which the manifest names no `Upstream` listens on the very port, not on a UNIX socket."""
 
     run_dir: Path
     refuse_plain_tcp: bool = False
+    capture: bool = False
 
 
 @dataclass(frozen=True, slots=True)

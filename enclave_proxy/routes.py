@@ -105,13 +105,18 @@ def _inbound(pushed: Pushed, listener: ListenerPart, cluster: ClusterPart) -> In
     return Inbound(
         name=listener.name,
         bind=listener.address,
-        upstream=cluster.endpoints[0],
+        upstream=_upstream(pushed.local, listener.address.port, cluster.endpoints[0]),
         identity=_identity(pushed, listener.name, rules.identity),
         bundle=None if rules.bundle is None else _bundle(pushed, listener.name, rules.bundle),
         require_client_certificate=listener.require_client_certificate,
         peers=PeerRule(rules.matchers),
         tls=rules.options,
     )
+
+
+def _upstream(local: Local, port: int, told: Address) -> Address:
+    default = UnixAddress(str(local.run_dir / f"{port}.sock"))
+    return TcpAddress("127.0.0.1", port) if local.capture and told == default else told
 
 
 def _outbound(pushed: Pushed, listener: ListenerPart, cluster: ClusterPart) -> Outbound:

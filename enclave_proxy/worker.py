@@ -36,6 +36,8 @@ from enclave_proxy.app_addresses import app_addresses, server_settings
 from enclave_proxy.apply import AppParameters, app_command, app_environment, write_files
 from enclave_proxy.backoff import Backoff
 from enclave_proxy.bootstrap import Activation, Activator, Credentials
+from enclave_proxy.capture_relay import CapturingRelay
+from enclave_proxy.capture_start import capturing_relay, check_here
 from enclave_proxy.child import Child
 from enclave_proxy.config import ACCESS_LOG, CONCURRENCY, ERA_CONFIG, WorkerConfig
 from enclave_proxy.errors import ConfigError, ProxyError, Revoked, StartError
@@ -114,6 +116,7 @@ class Worker:
             raise ConfigError(
                 f"{ACCESS_LOG.names}: under SGX the host would read who talks to whom; leave it off, metrics count"
             )
+        check_here(config.capture, sgx=surroundings.loopback_is_public)
         uuid = load_or_create_uuid(config.uuid_file)
         health = Health(config.marble_type, uuid, config.simulation, utc_now)
         self._say_what_is_not_checked(surroundings)
@@ -131,14 +134,14 @@ class Worker:
             if kept is None:
                 self.log.info("activated", marble_type=config.marble_type, uuid=uuid, seconds=_since(started))
             command = app_command(config.command, activation.parameters)
-            write_files(activation.parameters.files, Path.cwd())
+            write_files(activation.parameters.files, Path.cwd(), config.capture.app_user)
             return await self._serve(activator, _Start(activation, command, offline, kept), health, surroundings)
 
     async def _serve(self, activator: Activator, start: _Start, health: Health, surroundings: Surroundings) -> int:
         config, activation = self.config, start.activation
         store = health.store = IdentityStore(activation.credentials)
         async with self._relay(health) as relay, self._sockets(health, surroundings), asyncio.TaskGroup() as services:
-            local = Local(config.run_dir, refuse_plain_tcp=surroundings.loopback_is_public)
+            local = Local(config.run_dir, surroundings.loopback_is_public, config.capture.on)
             session = health.session = Session(self._node(activator.uuid), store, relay, local, utc_now, self.log)
             client = XdsClient(
                 config.xds,
@@ -156,6 +159,8 @@ class Worker:
             try:
                 if not session.configured:
                     await self._configured(client, serving)
+                if isinstance(relay, CapturingRelay) and not health.revoked:
+                    await relay.prove()
                 status = 0
                 if not health.revoked:
                     status = await self._run_app(start.command, activation.parameters, serving, session, health)
@@ -228,15 +233,17 @@ class Worker:
 
     def _starter(self, session: Session) -> Starter:
         if self.fused is None:
-            return Child.start
+            return partial(Child.start, user=self.config.capture.app_user)
         closed = session.pushed.local.refuse_plain_tcp
         return partial(self.fused.start, config=lambda: session.applied, closed=closed)
 
     async def _configured(self, client: XdsClient, serving: _Serving) -> None:
         """Wait for the first complete configuration, or the end of the stream."""
         started = time.monotonic()
+        # Before that nothing is captured, so that an app which is to be captured waits for it.
+        patience = None if self.config.capture.on else CONFIGURATION_TIMEOUT
         try:
-            async with asyncio.timeout(CONFIGURATION_TIMEOUT), asyncio.TaskGroup() as group:
+            async with asyncio.timeout(patience), asyncio.TaskGroup() as group:
                 progress = group.create_task(client.progress.wait())
                 await asyncio.wait((progress, serving.stream), return_when=asyncio.FIRST_COMPLETED)
                 progress.cancel()
@@ -263,16 +270,21 @@ class Worker:
             yield None
             return
         async with access_log(self.config.access_log, self.log) as lines:
-            relay = health.relay = self._make_relay(lines)
+            relay = health.relay = await self._make_relay(lines)
+            health.capture = relay if isinstance(relay, CapturingRelay) else None
             health.clusters, health.fleet = relay.clusters, relay if isinstance(relay, Fleet) else None
             try:
                 yield relay
             finally:
                 await relay.close(min(FLUSH, self.config.lifecycle.drain))
+                if isinstance(relay, CapturingRelay):
+                    await relay.release()
 
-    def _make_relay(self, lines: AccessLog | None) -> Relay | Fleet:
+    async def _make_relay(self, lines: AccessLog | None) -> Relay | Fleet:
         config = self.config
         limits = replace(config.limits, drain=config.lifecycle.drain)
+        if config.capture.on:
+            return await capturing_relay(self.log, limits, config.capture, lines)
         if config.concurrency == 1:
             return Relay(self.log, limits, access_log=lines)
         to = config.access_log
