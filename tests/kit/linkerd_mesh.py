@@ -15,13 +15,13 @@ from pathlib import Path
 
 import aiohttp
 
+from marblemesh.inject.linkerd_ports import COORDINATOR_PORTS
 from tests.kit.linkerd_pod import Pod, Town, connector_in
 from tests.kit.loopback_capture import LoopbackCapture
 from tests.kit.mesh import ECHO, Json, MeshHarness, RunningWorker
 
 PORT = 9443
 """Where db's worker terminates mTLS."""
-COORDINATOR_PORTS = (2001, 4433, 18000)
 
 
 class PodMesh(MeshHarness):
@@ -44,17 +44,11 @@ class PodMesh(MeshHarness):
     async def start_pair(self) -> None:
         """Coordinator, manifest and both workers, ready."""
         await self.start_coordinator()
-        await self.set_manifest(self.document())
+        await self.set_manifest(two_marbles())
         self.db = await self.start_in(self.town.b, "db", *ECHO, "db", f"{PORT}.sock")
         self.web = await self.start_in(self.town.a, "web", *ECHO, "web", "unused.sock")
         await self.db.logged("app listening")
         await self.web.ready()
-
-    def document(self) -> Json:
-        """web may talk to db."""
-        outgoing = {"Outgoing": [{"Addr": "db", "Port": str(PORT)}]}
-        incoming = {"Incoming": [{"Port": str(PORT), "Peers": ["web"]}]}
-        return self.manifest({"web": {}, "db": {}}, {"web": outgoing, "db": incoming})
 
     async def start_in(self, pod: Pod, marble_type: str, *command: str) -> RunningWorker:
         address = pod.workload.address
@@ -80,6 +74,13 @@ class PodMesh(MeshHarness):
     async def _start(self, command: tuple[str, ...], env: Mapping[str, str], cwd: Path) -> Process:
         argv, settings = self.leashed(command, env)
         return await create_subprocess_exec(*self._inside.argv(*argv), env=settings, cwd=cwd, stderr=PIPE)
+
+
+def two_marbles() -> Json:
+    """A manifest by which web may talk to db."""
+    outgoing = {"Outgoing": [{"Addr": "db", "Port": str(PORT)}]}
+    incoming = {"Incoming": [{"Port": str(PORT), "Peers": ["web"]}]}
+    return MeshHarness(Path()).manifest({"web": {}, "db": {}}, {"web": outgoing, "db": incoming})
 
 
 @asynccontextmanager
