@@ -13,11 +13,11 @@ from cryptography.hazmat.primitives import hashes
 
 from enclave_proxy.health import Health
 from enclave_proxy.identity_store import IdentityStore
-from enclave_proxy.relay_config import DnsTarget, Inbound, Outbound, PeerRule
+from enclave_proxy.relay_config import DnsTarget, Inbound, Outbound, PeerRule, TlsOptions
 from enclave_proxy.session import Session, short_name
 from sds.identity import marble_identity, uri_names
 from sds.logs import redact
-from sds.material import TrustBundle
+from sds.material import Identity, TrustBundle
 from sds.resources import CLUSTER, ENDPOINT, LISTENER, SECRET
 
 Json = dict[str, object]
@@ -28,6 +28,7 @@ def config_dump(health: Health) -> Json:
     dump: Json = {
         "marble": {"type": health.marble_type, "uuid": health.uuid, "simulation": health.simulation},
         "not_ready": health.not_ready(),
+        "processes": _processes(health),
         "app": asdict(health.app),
         "started_offline": None if health.started_offline is None else health.started_offline.isoformat(),
     }
@@ -35,6 +36,12 @@ def config_dump(health: Health) -> Json:
         dump["control_plane"] = _control_plane(health.session)
         dump["relay"] = _relay(health.session)
     return dump
+
+
+def _processes(health: Health) -> Json | None:
+    if health.fleet is None:
+        return None
+    return {"configured": health.fleet.size, "restarted": health.fleet.restarted, "pids": dict(health.fleet.processes)}
 
 
 def certificates(store: IdentityStore) -> Json:
@@ -60,6 +67,10 @@ def _control_plane(session: Session) -> Json:
             kind: {"at": nack.at.isoformat(), "reason": redact(nack.reason)} for kind, nack in status.last_nacks.items()
         },
         "last_error": redact(status.last_error),
+        "not_in_force": redact(session.obstacle),
+        "listeners_waiting": session.waiting_listeners(),
+        "offline_start_seconds": None if (allowed := session.offline_start) is None else allowed.total_seconds(),
+        "secrets": {name: _secret(secret) for name, secret in sorted(session.pushed.secrets.items())},
         "resources": {
             short_name(kind): {
                 "subscribed": sorted(session.client.wanted(kind)),
@@ -67,6 +78,15 @@ def _control_plane(session: Session) -> Json:
             }
             for kind in (CLUSTER, ENDPOINT, SECRET, LISTENER)
         },
+    }
+
+
+def _secret(secret: Identity | TrustBundle) -> Json:
+    if isinstance(secret, Identity):
+        return {"kind": "identity", "not_after": secret.not_after.isoformat()}
+    return {
+        "kind": "bundle",
+        "not_after": min(certificate.not_valid_after_utc for certificate in secret.certificates).isoformat(),
     }
 
 
@@ -87,6 +107,7 @@ def _inbound(entry: Inbound) -> Json:
         "app": str(entry.upstream),
         "client_certificate_required": entry.require_client_certificate,
         "peers": _peers(entry.peers),
+        "tls": _tls(entry.tls),
         "identity": _certificate(entry.identity.leaf),
         "bundle": None if entry.bundle is None else _bundle(entry.bundle),
     }
@@ -101,9 +122,14 @@ def _outbound(entry: Outbound) -> Json:
         "resolved_by": "dns" if isinstance(entry.endpoints, DnsTarget) else "coordinator",
         "sni": entry.sni,
         "peers": _peers(entry.peer),
+        "tls": _tls(entry.tls),
         "identity": _certificate(entry.identity.leaf),
         "bundle": _bundle(entry.bundle),
     }
+
+
+def _tls(options: TlsOptions) -> Json:
+    return {"minimum": options.minimum, "alpn": list(options.alpn)}
 
 
 def _peers(rule: PeerRule) -> list[str]:

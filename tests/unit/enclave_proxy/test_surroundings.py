@@ -48,12 +48,27 @@ def test_without_a_tee_nothing_is_pretended(tmp_path: Path) -> None:
         surroundings(tmp_path, platform=f"gramine:{tmp_path}/nowhere")
 
 
-def test_under_sgx_several_processes_are_refused_with_the_reason(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        (
+            ("--concurrency", "2"),
+            "EDG_MARBLE_CONCURRENCY (--concurrency): 2 processes under SGX would be as many enclaves",
+        ),
+        (
+            ("--access-log", "-"),
+            "EDG_MARBLE_ACCESS_LOG (--access-log): under SGX the host would read who talks to whom",
+        ),
+    ],
+)
+def test_what_sgx_leaves_no_room_for_is_refused_with_the_reason(
+    tmp_path: Path, setting: tuple[str, str], reason: str
+) -> None:
     places = ("--platform", f"gramine:{tmp_path}", "--run-dir", str(tmp_path / "r"), "--admin-addr", "off")
-    command = (sys.executable, "-m", "enclave_proxy", "run", "--marble-type", "web", "--concurrency", "2", *places)
+    command = (sys.executable, "-m", "enclave_proxy", "run", "--marble-type", "web", *setting, *places)
     done = subprocess.run([*command, "--", "true"], capture_output=True, text=True, cwd=tmp_path, env={**ENV})
     assert done.returncode == 2
-    assert "EDG_MARBLE_CONCURRENCY (--concurrency): 2 processes under SGX would be as many enclaves" in done.stderr
+    assert reason in done.stderr
 
 
 ENV = {"PATH": os.defpath}
