@@ -15,6 +15,7 @@ from marblemesh.cli import (
     certificate_verbs,
     envoy_verbs,
     help_verbs,
+    linkerd_verbs,
     manifest_verbs,
     package_verbs,
     recovery_verbs,
@@ -62,6 +63,7 @@ app.add_typer(certificate_verbs.verbs, name="certificate")
 app.add_typer(secret_verbs.verbs, name="secret")
 app.add_typer(xds_verbs.verbs, name="xds")
 app.add_typer(envoy_verbs.verbs, name="envoy")
+app.add_typer(linkerd_verbs.verbs, name="linkerd")
 app.command(epilog="Example: marblemesh status coordinator:4433 --era-config era-config.json")(status_verbs.status)
 app.command(epilog="Example: marblemesh verify localhost:4433 --simulation -o json")(status_verbs.verify)
 app.command("package-info", epilog="Example: marblemesh package-info app.sig -o json")(package_verbs.package_info)

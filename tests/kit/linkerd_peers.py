@@ -60,11 +60,14 @@ class Connection:
     async def ask(self, payload: bytes) -> bytes:
         """Send, and read as much as was sent; b"" or less if the connection ends first."""
         async with asyncio.timeout(PATIENCE):
-            with suppress(ConnectionError):
+            try:
                 self._writer.write(payload)
                 await self._writer.drain()
                 return await self._reader.readexactly(len(payload))
-        return b""
+            except asyncio.IncompleteReadError as error:
+                return error.partial
+            except ConnectionError:
+                return b""
 
     async def ended(self) -> bool:
         """Wait for the other side to end it; False if bytes come instead."""
@@ -155,5 +158,5 @@ async def refused(where: Namespace, address: str, port: int) -> bool:
     try:
         async with connected(where, address, port) as connection:
             return await connection.ask(b"hello") == b""
-    except (ConnectionError, asyncio.IncompleteReadError):
+    except ConnectionError:
         return True
