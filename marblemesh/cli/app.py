@@ -15,6 +15,7 @@ from marblemesh.cli import (
     certificate_verbs,
     envoy_verbs,
     help_verbs,
+    inject_verbs,
     linkerd_verbs,
     manifest_verbs,
     package_verbs,
@@ -72,6 +73,16 @@ app.command(epilog="Example: marblemesh completion bash > ~/.local/share/bash-co
     help_verbs.completion
 )
 app.command("help", epilog="Example: marblemesh help manifest set")(help_verbs.help_)
+
+_KUBERNETES = "Kubernetes"
+app.command(
+    epilog="Example: marblemesh inject -f web.yaml --manifest manifest.json --linkerd opaque | kubectl apply -f -",
+    rich_help_panel=_KUBERNETES,
+)(inject_verbs.inject)
+app.command(
+    epilog="Example: kubectl get deploy web -o yaml | marblemesh uninject | kubectl apply -f -",
+    rich_help_panel=_KUBERNETES,
+)(inject_verbs.uninject)
 
 _BY_SIGNATURE = "recover-with-signature"
 app.command(epilog="Example: marblemesh recover secret coordinator:4433 --key recovery.key", rich_help_panel=_RECOVERY)(

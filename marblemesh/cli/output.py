@@ -41,8 +41,8 @@ def target(output: str | None, default: str | None) -> Path | None:
     return None if name is None or name == "-" else Path(name)
 
 
-def print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+def print_json(value: object, *, err: bool = False) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False), err=err)
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

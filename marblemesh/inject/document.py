@@ -49,7 +49,10 @@ class Document:
         """The document with changes made in its text. Raises Refused if that does not give the expected value."""
         if not changes or self.root is None:
             return self
-        done = self.with_text(edit(self.text, self.root, changes))
+        try:
+            done = self.with_text(edit(self.text, self.root, changes))
+        except Refused as error:
+            raise Refused(f"document {self.number}, from line {self.line}: {error}") from None
         if not _alike(done.value, expected):
             raise Refused(
                 f"document {self.number}, from line {self.line}: cannot be edited as it is written: "

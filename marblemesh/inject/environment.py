@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from marblemesh.inject.context import PodContext
-from marblemesh.inject.names import RUN_PATH, UUID_VOLUME
+from marblemesh.inject.names import PLATFORM_DIR, RUN_PATH, UUID_VOLUME
 from marblemesh.inject.report import Level
 from marblemesh.inject.settings import Advertise
 
@@ -37,6 +37,7 @@ def add_worker_environment(context: PodContext, container: str, admin: str | Non
         _set(context, container, "EDG_MARBLE_ADMIN_ADDR", admin)
     if context.settings.simulation:
         _set(context, container, "EDG_MARBLE_SIMULATION", "on")
+        _set(context, container, "EDG_SIMULATED_PLATFORM_DIR", PLATFORM_DIR)
     if context.settings.advertise is Advertise.POD_IP:
         _set(context, container, "EDG_MARBLE_ADVERTISE", f"$({_POD_IP})")
 

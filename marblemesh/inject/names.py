@@ -17,6 +17,7 @@ DISABLED = "disabled"
 UUID_VOLUME = "uuid-file"
 RUN_VOLUME = "marblemesh-run"
 RUN_PATH = "/run/marblemesh"
+PLATFORM_DIR = "/simulated-platform"
 ADMIN_PORT = "mesh-admin"
 
 # The sidecars of other meshes (Linkerd's own list), beside which a pod has its Marbles.

@@ -19,6 +19,7 @@ from marblemesh.inject.record import write_record
 from marblemesh.inject.report import Level, Note, added_notes
 from marblemesh.inject.resources import add_resources
 from marblemesh.inject.settings import Settings
+from marblemesh.inject.simulation import add_simulation
 from marblemesh.inject.volumes import add_run_volume, add_uuid_volume
 from marblemesh.inject.wrap import wrap_command
 
@@ -106,6 +107,8 @@ def _add_all(context: PodContext) -> None:
     add_uuid_volume(context)
     if worker:
         add_run_volume(context)
+        if settings.simulation:
+            add_simulation(context)
     add_resources(context)
     if admin:
         add_admin_port(context, admin)

@@ -23,16 +23,17 @@ def add_uuid_volume(context: PodContext) -> None:
     source = {
         "downwardAPI": {"items": [{"path": UUID_VOLUME, "fieldRef": {"fieldPath": "metadata.uid"}}]},
     }
-    _mount(context, context.uuid_volume, source, uuid_path(context), read_only=True)
+    mount_volume(context, context.uuid_volume, source, uuid_path(context), read_only=True)
 
 
 def add_run_volume(context: PodContext) -> None:
     """Mount an empty directory in memory at `/run/marblemesh`; it lives as long as the pod, through restarts."""
     source = {"emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}}
-    _mount(context, RUN_VOLUME, source, RUN_PATH, read_only=False)
+    mount_volume(context, RUN_VOLUME, source, RUN_PATH, read_only=False)
 
 
-def _mount(context: PodContext, wanted: str, source: dict[str, Any], path: str, *, read_only: bool) -> None:
+def mount_volume(context: PodContext, wanted: str, source: dict[str, Any], path: str, *, read_only: bool) -> None:
+    """Mount a volume at `path` in each Marble container that has nothing mounted there."""
     need = [name for name in context.containers if _is_free(context, name, path)]
     if not need:
         return

@@ -60,6 +60,8 @@ def _apply(text: str, edits: list[_Edit]) -> str:
 def _find(root: Node, place: Pointer) -> Node:
     for part in place:
         root = root.entries[_index(root, part)][1]
+        if root.kind == "alias":
+            raise Refused(f"what would change is alias *{root.text}: write out what it stands for")
     return root
 
 
@@ -105,7 +107,7 @@ class _Editor:
         node = parent.entries[_index(parent, change.path[-1])][1]
         key = parent.entries[_index(parent, change.path[-1])][0]
         if node.kind != "scalar":
-            raise Refused("only null can be replaced")
+            raise Refused(f"what would change is alias *{node.text}: write out what it stands for")
         if not node.is_empty or parent.flow or key is None:
             return _Edit(node.start, node.end, (" " if node.is_empty else "") + flow(change.value), 0)
         lines = block(change.value, key.column + (0 if isinstance(change.value, list) else 2))

@@ -2,7 +2,7 @@
 """YAML as a tree that knows where in the text each part stands, so that the text can be edited where it has to change.
 
 Built from the parser's events, not by recursion in it: depth, size and aliases are bounded before anything is made of
-them. Aliases are refused, not expanded: nine lines of them are a gigabyte.
+them. What an alias stands for is read, within the same bounds (nine lines of them can be a gigabyte), not changed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import yaml
 from marblemesh.inject.errors import Refused
 
 MAX_DEPTH = 64
+# An object of 5 MB has 300 000.
+MAX_NODES = 1_000_000
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _BOOL = re.compile(r"(?:yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF)")
 _TRUE = frozenset({"yes", "true", "on"})
@@ -27,8 +29,9 @@ _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,18})")
 
 @dataclass(slots=True)
 class Node:
-    """`kind`: map, list or scalar. `start` to `end`, in characters: the text, without comments and blank lines behind.
-    `entries` of a map: key and value; of a list: None and item. `style` of a scalar: None is plain."""
+    """`kind`: map, list, scalar or alias (whose `text` is its name). `start` to `end`, in characters: the text, without
+    comments and blank lines behind. `entries` of a map: key and value; of a list: None and item. `style` of a scalar:
+    None is plain."""
 
     kind: str
     start: int
@@ -70,14 +73,20 @@ class _Builder:
         self._line = line
         self._open: list[Node] = []
         self._keys: list[Node | None] = []  # of each open map: the key that waits for its value
+        self._anchors: list[str | None] = []  # of each open map and list
+        self._anchored: dict[str, Node] = {}
+        self._count = 0
 
     def take(self, event: Any) -> None:
+        self._count += 1
+        if self._count > MAX_NODES:
+            self._refuse(event, f"the document has more than {MAX_NODES} values")
         match event:
             case yaml.ScalarEvent():
                 node = self._node("scalar", event)
                 node.end, node.style, node.text = _index(event.end_mark), event.style or None, event.value
                 node.tagged = event.tag is not None
-                self._place(node)
+                self._place(node, event.anchor)
             case yaml.MappingStartEvent() | yaml.SequenceStartEvent():
                 node = self._node("map" if isinstance(event, yaml.MappingStartEvent) else "list", event)
                 node.flow = bool(event.flow_style)
@@ -85,14 +94,21 @@ class _Builder:
                     self._refuse(event, f"is nested deeper than {MAX_DEPTH}")
                 self._open.append(node)
                 self._keys.append(None)
+                self._anchors.append(event.anchor)
             case yaml.MappingEndEvent() | yaml.SequenceEndEvent():
                 node = self._open.pop()
                 self._keys.pop()
                 # A block ends where its last entry does; the parser's mark is behind comments and blank lines.
                 node.end = _index(event.end_mark) if node.flow or not node.entries else node.entries[-1][1].end
-                self._place(node)
+                self._place(node, self._anchors.pop())
             case yaml.AliasEvent():
-                self._refuse(event, f"alias *{event.anchor} is not supported: write out what it stands for")
+                name = str(event.anchor)
+                if name not in self._anchored:
+                    self._refuse(event, f"alias *{name} stands for nothing before it")
+                node = self._node("alias", event)
+                node.end, node.text = _index(event.end_mark), name
+                node.entries = [(None, self._anchored[name])]
+                self._place(node, None)
             case yaml.DocumentStartEvent():
                 if event.version or event.tags:
                     self._refuse(event, "YAML directives (%) are not supported: leave them out")
@@ -103,7 +119,9 @@ class _Builder:
         mark = event.start_mark
         return Node(kind, mark.index, mark.index, mark.column)
 
-    def _place(self, node: Node) -> None:
+    def _place(self, node: Node, anchor: str | None) -> None:
+        if anchor is not None:
+            self._anchored[anchor] = node
         if not self._open:
             self.root = node
             return
@@ -124,28 +142,40 @@ def _index(mark: Any) -> int:
     return int(mark.index)
 
 
-def value(node: Node | None) -> Any:
+def value(root: Node | None) -> Any:
     """The JSON value, scalars as Kubernetes reads them (YAML 1.1). Raises Refused for what no object has."""
-    if node is None:
-        return None
-    if node.kind == "list":
-        return [value(item) for _, item in node.entries]
-    if node.kind == "map":
-        return dict(_members(node))
-    return _scalar(node)
+    return None if root is None else _Reader().value(root, 0)
 
 
-def _members(node: Node) -> Iterator[tuple[str, Any]]:
-    seen = set()
-    for key, item in node.entries:
-        if key is None or key.kind != "scalar":
-            raise Refused("a key is a list or an object")
-        if key.text == "<<" and key.style is None:
-            raise Refused("merge keys (<<) are not supported: write out what is merged")
-        if key.text in seen:
-            raise Refused(f"key {key.text[:80]!r} occurs twice in one object")
-        seen.add(key.text)
-        yield key.text, value(item)
+class _Reader:
+    def __init__(self) -> None:
+        self._left = MAX_NODES
+
+    def value(self, node: Node, depth: int) -> Any:
+        self._left -= 1
+        # The builder has bounded both for the text; aliases multiply them.
+        if depth > MAX_DEPTH or self._left < 0:
+            raise Refused(f"its aliases stand for more than {MAX_NODES} values, or nest them deeper than {MAX_DEPTH}")
+        match node.kind:
+            case "alias":
+                return self.value(node.entries[0][1], depth + 1)
+            case "list":
+                return [self.value(item, depth + 1) for _, item in node.entries]
+            case "map":
+                return dict(self._members(node, depth + 1))
+        return _scalar(node)
+
+    def _members(self, node: Node, depth: int) -> Iterator[tuple[str, Any]]:
+        seen = set()
+        for key, item in node.entries:
+            if key is None or key.kind != "scalar":
+                raise Refused("a key is a list, an object or an alias")
+            if key.text == "<<" and key.style is None:
+                raise Refused("merge keys (<<) are not supported: write out what is merged")
+            if key.text in seen:
+                raise Refused(f"key {key.text[:80]!r} occurs twice in one object")
+            seen.add(key.text)
+            yield key.text, self.value(item, depth)
 
 
 def _scalar(node: Node) -> Any:
