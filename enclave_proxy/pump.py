@@ -19,7 +19,7 @@ from enclave_proxy.counters import ListenerCounters, Refusal
 from enclave_proxy.limits import Limits
 from enclave_proxy.stream import END, WANT_WRITE, Deaf, Stream
 from enclave_proxy.tls_library import scratch
-from enclave_proxy.tls_stream import Truncated
+from enclave_proxy.tls_stream import Alerted, Truncated
 
 # How much of a timeout may pass unnoticed: timers look at what moved, bytes do not look at the clock.
 _GRAIN = 8
@@ -80,8 +80,9 @@ class _Joint:
 
     def close(self) -> None:
         self._forget()
-        self._near.close()
-        self._far.close()
+        whole = self.ended.done() and not self.ended.cancelled() and self.ended.result() is None
+        for side in (self._near, self._far):
+            side.close() if whole else side.tear()
 
     def changed(self) -> None:
         """One direction has ended or is deaf: another timeout counts from now on."""
@@ -198,7 +199,7 @@ class _Way:
         except Deaf:
             self.drop()
         except OSError as e:
-            self._joint.end(Refusal.TRUNCATED if isinstance(e, Truncated) else Refusal.ABORTED)
+            self._joint.end(_reason(e))
 
     def _read_rest(self) -> None:
         if self._reading:
@@ -296,3 +297,9 @@ class _Way:
         if self._reading:
             self._reading = False
             self._loop.remove_reader(self._source.descriptor)
+
+
+def _reason(error: OSError) -> Refusal:
+    if isinstance(error, Truncated):
+        return Refusal.TRUNCATED
+    return Refusal.REFUSED_BY_PEER if isinstance(error, Alerted) else Refusal.ABORTED

@@ -297,8 +297,7 @@ class Relay:
             raise
         finally:
             if far is None:
-                # After a handshake that failed an alert is on its way; else not one byte has been written.
-                near.dismiss() if isinstance(near, TlsStream) else connection.close()
+                connection.close() if near is None else near.dismiss()
         if near is not None and far is not None:
             await self._relay(near, far, Joined(listener, peer, _this_task(), trace))
 
@@ -311,8 +310,8 @@ class Relay:
         # The rules may have changed while it was being set up.
         if (refused := connection.objection(self._membership)) is not None:
             self._refused(route, refused, trace)
-            far.close()
-            near.close()
+            far.tear()
+            near.tear()
             return
         counters.established += 1
         counters.active += 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
+import struct
 from contextlib import suppress
 from typing import Protocol
 
@@ -24,6 +25,8 @@ _DREGS = 128 * 1024
 
 # Plain numbers: an enum costs more than the call.
 _LEVEL, _ERROR = int(socket.SOL_SOCKET), int(socket.SO_ERROR)
+# struct linger: on, 0 s.
+_RESET = struct.pack("ii", 1, 0)
 
 
 class Deaf(OSError):
@@ -56,6 +59,9 @@ class Stream(Protocol):
 
     def close(self) -> None:
         """Close at once. The descriptor must not be watched any more."""
+
+    def tear(self) -> None:
+        """The same for a connection that did not end as it was meant to: the other side must not take it for an end."""
 
 
 class PlainStream:
@@ -137,6 +143,16 @@ class PlainStream:
 
     def close(self) -> None:
         self._socket.close()
+
+    def tear(self) -> None:
+        # By a reset. A UNIX socket has none, but hangs up in both directions at once, which an end never does.
+        if not self._is_unix:
+            self._socket.setsockopt(_LEVEL, socket.SO_LINGER, _RESET)
+        self._socket.close()
+
+    def dismiss(self) -> None:
+        """Close an app's connection for which there is no peer: that no byte came is not what a peer had to say."""
+        self.tear()
 
 
 def dismiss(connection: socket.socket) -> None:

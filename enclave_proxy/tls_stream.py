@@ -58,6 +58,11 @@ class Truncated(ConnectionError):
     """The connection ended without a close_notify."""
 
 
+class Alerted(ConnectionError):
+    """The peer sent a fatal alert. In TLS 1.3 this is how a client hears that its certificate was refused, because for
+    itself the handshake is over by then (RFC 8446, 4.4.4)."""
+
+
 class TlsStream:
     """TLS over one socket. Make it, await `accept` or `connect`, then use it as a Stream."""
 
@@ -253,7 +258,7 @@ class TlsStream:
         if error != SSL_ERROR_SSL or name == "UNEXPECTED_EOF_WHILE_READING":
             self._broken = Truncated("the connection ended without a close_notify")
         else:
-            self._broken = ConnectionError(f"TLS failed: {name}" + ("" if alert is None else ", an alert of the peer"))
+            self._broken = (ConnectionError if alert is None else Alerted)(f"TLS failed: {name}")
         return _BROKEN
 
     def _say(self, last: int) -> int:
@@ -294,6 +299,9 @@ class TlsStream:
     def close(self) -> None:
         self._ssl = None
         self._socket.close()
+
+    def tear(self) -> None:
+        self.close()  # without a close_notify, which says it
 
     def dismiss(self) -> None:
         """Close after a failed handshake, so that the alert arrives."""

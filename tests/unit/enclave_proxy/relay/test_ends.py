@@ -4,15 +4,19 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from enclave_proxy.counters import Refusal
 from enclave_proxy.limits import Limits
 from enclave_proxy.relay import Relay
-from enclave_proxy.relay_config import RelayConfig
-from tests.kit.mesh_relay import App, dial, hang_up, inbound, outbound, port, relay
+from enclave_proxy.relay_config import RelayConfig, TcpAddress
+from tests.kit.mesh_relay import LOOPBACK, App, dial, hang_up, inbound, outbound, port, relay
 from tests.kit.pki import marble, shared_ca
 
 MEGABYTE = 1 << 20
@@ -85,6 +89,87 @@ async def test_a_tls_stream_that_is_cut_off_is_no_end_of_the_data(tmp_path: Path
                 await asyncio.sleep(0.01)
         assert made.counters.of("in").ended == {Refusal.TRUNCATED: 1}
         writer.transport.abort()
+
+
+async def test_an_app_behind_tcp_sees_a_stream_that_is_cut_off_as_a_reset(tmp_path: Path) -> None:
+    """A FIN would say that this is all."""
+    ca = shared_ca()
+    ends: asyncio.Queue[BaseException | bytes] = asyncio.Queue()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            ends.put_nowait(await reader.read())
+        except ConnectionError as e:
+            ends.put_nowait(e)
+        writer.close()
+
+    async with App(tmp_path / "unused.sock") as unused, relay() as made:
+        server = await asyncio.start_server(listen, "127.0.0.1", 0)
+        where = TcpAddress("127.0.0.1", server.sockets[0].getsockname()[1])
+        await made.apply(RelayConfig(inbound=(replace(inbound(ca, unused), upstream=where),)))
+        for cut in (True, False):
+            _, writer = await dial(port(made, "in"), marble(ca, "web"), ca.bundle)
+            writer.write(b"half a mess")
+            await until("active", made, "in")
+            if cut:
+                writer.transport.abort()
+                assert isinstance(await asyncio.wait_for(ends.get(), 10), ConnectionResetError)
+            else:
+                writer.close()
+                assert await asyncio.wait_for(ends.get(), 10) == b"half a mess"
+        server.close()
+        await server.wait_closed()
+
+
+async def test_an_app_that_dials_over_tcp_sees_a_reset_if_its_peer_breaks_or_is_not_there(tmp_path: Path) -> None:
+    ca = shared_ca()
+    leaving = asyncio.Event()
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"half a mess")
+        await leaving.wait()
+
+    async with App(tmp_path / "app.sock", speak) as app, relay() as server, relay() as client:
+        await server.apply(RelayConfig(inbound=(inbound(ca, app),)))
+        await client.apply(RelayConfig(outbound=(outbound(ca, LOOPBACK, port(server, "in")),)))
+        address = port(client, "out")
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        assert await reader.readexactly(11) == b"half a mess"
+        await server.close()
+        with pytest.raises(ConnectionResetError):
+            await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        with pytest.raises(ConnectionResetError):
+            await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        leaving.set()
+
+
+async def test_an_app_on_a_unix_socket_sees_an_end_of_one_direction_only_if_it_was_meant(tmp_path: Path) -> None:
+    """There is no reset between UNIX sockets, but one that is hung up is told from one that goes on listening."""
+    ca = shared_ca()
+    ends: asyncio.Queue[bool] = asyncio.Queue()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        poll = select.poll()
+        poll.register(writer.get_extra_info("socket").fileno(), 0)
+        ends.put_nowait(bool(poll.poll(0)))
+
+    async with App(tmp_path / "app.sock", listen) as app, relay() as server, relay() as client:
+        await server.apply(RelayConfig(inbound=(inbound(ca, app),)))
+        await client.apply(RelayConfig(outbound=(outbound(ca, tmp_path / "out.sock", port(server, "in")),)))
+        _, writer = await asyncio.open_unix_connection(tmp_path / "out.sock")
+        writer.write(b"all of it")
+        writer.write_eof()
+        assert await asyncio.wait_for(ends.get(), 10) is False
+        writer.close()
+        _, writer = await dial(port(server, "in"), marble(ca, "web"), ca.bundle)
+        writer.write(b"half a mess")
+        await until("active", server, "in")
+        writer.transport.abort()
+        assert await asyncio.wait_for(ends.get(), 10) is True
 
 
 async def test_what_an_app_said_before_it_left_arrives_though_its_peer_still_sends(tmp_path: Path) -> None:
