@@ -30,6 +30,7 @@ from sds.logs import configure, get_logger
 app = typer.Typer(
     name="proxy",
     help="The worker in front of an app, inside its TEE.",
+    epilog="What a running one does: marblemesh proxy status",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,  # they print local variables, which may be keys
