@@ -19,6 +19,7 @@ from marblemesh.cli import (
     linkerd_verbs,
     manifest_verbs,
     package_verbs,
+    proxy_verbs,
     recovery_verbs,
     secret_verbs,
     status_verbs,
@@ -134,6 +135,9 @@ def _program(name: str, help_text: str) -> None:
 
 _program("coordinator", "The control plane: verifies quotes against the manifest, issues certificates, speaks xDS.")
 _program("proxy", "A Marble's worker: attests, starts the app, terminates mTLS in front of it.")
+app.command(
+    "proxy status", epilog="Example: marblemesh proxy status --admin-addr localhost:15090", rich_help_panel=_PROGRAMS
+)(proxy_verbs.status)
 _program("demo", "A whole confidential app on this machine, beside a real Envoy, in simulated enclaves.")
 
 
