@@ -8,6 +8,7 @@ what we see.
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from asyncio.subprocess import PIPE
 from collections.abc import Sequence
@@ -176,15 +177,19 @@ async def call(name: str, *arguments: str, text: str = "") -> str:
     if where is None:
         raise FirewallError(f"{name} is not in {PATH}")
     shown = f"{name} {' '.join(arguments)}".strip()
-    try:
-        process = await asyncio.create_subprocess_exec(
-            where, *arguments, stdin=PIPE, stdout=PIPE, stderr=PIPE, env={"PATH": PATH, "LC_ALL": "C"}
-        )
-    except OSError as error:
-        raise FirewallError(f"{shown}: {error.strerror}") from error
+    # A file, not a pipe: a program that ends without reading all of it is told by its status, not by a broken pipe.
+    with os.fdopen(os.memfd_create(name), "w+") as script:
+        script.write(text)
+        script.seek(0)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                where, *arguments, stdin=script, stdout=PIPE, stderr=PIPE, env={"PATH": PATH, "LC_ALL": "C"}
+            )
+        except OSError as error:
+            raise FirewallError(f"{shown}: {error.strerror}") from error
     try:
         async with asyncio.timeout(PATIENCE):
-            out, err = await process.communicate(text.encode())
+            out, err = await process.communicate()
     except TimeoutError:
         raise FirewallError(f"{shown}: did not end within {PATIENCE:g} s") from None
     finally:
