@@ -17,6 +17,8 @@ def main() -> None:
             from xds_server.__main__ import main as program
         case ["proxy"] if sys.argv[2:3] != ["status"]:  # that only asks one that runs
             from enclave_proxy.__main__ import main as program
+        case ["injector"]:
+            from marblemesh.injector.__main__ import main as program
         case ["demo"]:
             from marblemesh.demo.__main__ import main as program
         case ["--version"]:

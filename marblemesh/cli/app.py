@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from manifests.errors import ManifestError
 from marblemesh.cli import (
     certificate_verbs,
+    gramine_verbs,
     envoy_verbs,
     help_verbs,
     inject_verbs,
@@ -69,6 +70,10 @@ app.add_typer(linkerd_verbs.verbs, name="linkerd")
 app.command(epilog="Example: marblemesh status coordinator:4433 --era-config era-config.json")(status_verbs.status)
 app.command(epilog="Example: marblemesh verify localhost:4433 --simulation -o json")(status_verbs.verify)
 app.command("package-info", epilog="Example: marblemesh package-info app.sig -o json")(package_verbs.package_info)
+app.command(
+    "gramine-manifest",
+    epilog="Example: marblemesh gramine-manifest fused --marble-type web --app app.py -o web.manifest",
+)(gramine_verbs.gramine_manifest)
 app.command(epilog="Example: marblemesh version -o json")(status_verbs.version)
 app.command(epilog="Example: marblemesh completion bash > ~/.local/share/bash-completion/completions/marblemesh")(
     help_verbs.completion
@@ -138,6 +143,7 @@ _program("proxy", "A Marble's worker: attests, starts the app, terminates mTLS i
 app.command(
     "proxy status", epilog="Example: marblemesh proxy status --admin-addr localhost:15090", rich_help_panel=_PROGRAMS
 )(proxy_verbs.status)
+_program("injector", "The Kubernetes admission webhook: makes Marbles of labelled pods when they are created.")
 _program("demo", "A whole confidential app on this machine, beside a real Envoy, in simulated enclaves.")
 
 
