@@ -19,10 +19,15 @@ class Target:
     path: str = "/metrics"
 
 
-def prometheus_config(targets: Sequence[Target]) -> dict[str, object]:
-    """One job per target, named after it."""
+def prometheus_config(targets: Sequence[Target], rules: str) -> dict[str, object]:
+    """One job per target, named after it. `rules` is the path of the file with recording and alerting rules."""
     return {
-        "global": {"scrape_interval": SCRAPE_INTERVAL, "scrape_timeout": SCRAPE_INTERVAL},
+        "global": {
+            "scrape_interval": SCRAPE_INTERVAL,
+            "scrape_timeout": SCRAPE_INTERVAL,
+            "evaluation_interval": SCRAPE_INTERVAL,
+        },
+        "rule_files": [rules],
         "scrape_configs": [
             {"job_name": t.name, "metrics_path": t.path, "static_configs": [{"targets": [t.address]}]} for t in targets
         ],

@@ -7,6 +7,7 @@ import asyncio
 import json
 import re
 from datetime import UTC, datetime
+from importlib.resources import files
 from pathlib import Path
 
 from cryptography import x509
@@ -155,7 +156,8 @@ async def _start_prometheus(world: World) -> None:
         world.say("Prometheus is not installed, so nothing is scraped (Debian: apt install prometheus)")
         return
     config = world.topology.paths.prometheus / "prometheus.yml"
-    config.write_text(json.dumps(prometheus_config(world.topology.targets())))
+    rules = str(files("manifests") / "prometheus" / "rules.yml")
+    config.write_text(json.dumps(prometheus_config(world.topology.targets(), rules)))
     await world.processes.start(world.topology.prometheus(world.prometheus))
     url = world.url(world.topology.ports.prometheus, "")
 

@@ -12,7 +12,8 @@ import pytest
 
 from marblemesh.demo.prometheus_config import Target, prometheus_config
 
-CONFIG = prometheus_config([Target("coordinator", "127.0.0.1:9000"), Target("edge", "127.0.0.1:9001", "/stats")])
+RULES = Path(__file__).parents[4] / "manifests/prometheus/rules.yml"
+CONFIG = prometheus_config([Target("coordinator", "127.0.0.1:9000"), Target("edge", "127.0.0.1:9001", "/stats")], str(RULES))
 
 
 def test_every_process_is_a_job_of_its_name() -> None:
