@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from marblemesh.inject.changes import Change, Pointer, difference
 from marblemesh.inject.document import Document, describe, split
 from marblemesh.inject.errors import Refused
 from marblemesh.inject.linkerd_ports import UnknownMarble
-from marblemesh.inject.names import MARBLE_TYPE, UUID_VOLUME
+from marblemesh.inject.names import MARBLE_TYPE, RECORD, UUID_VOLUME
 from marblemesh.inject.pod import Injected, inject_pod, marble_type
 from marblemesh.inject.report import Level, Note, ObjectReport, Outcome
 from marblemesh.inject.services import MarblePod, MarblePods, inject_service
@@ -156,9 +157,9 @@ def _finish(
             expected = _with(expected, work.place, result.template) if own else expected
             changes += own
     final = base.changed(changes, expected)
-    unchanged = final.value == original.value
+    # An earlier injection that would be made again just so keeps its place, also beside what others put in after it.
+    unchanged = base is not original and _canonical(final.value) == _canonical(original.value)
     reports = [_report(original, work, result, unchanged=unchanged) for work, result in done]
-    # An earlier injection that would be made again just so keeps its place in the text.
     return (original.text if unchanged else final.text), reports
 
 
@@ -170,6 +171,15 @@ def _report(original: Document, work: _Work, result: Injected | Note, *, unchang
     notes = tuple(note for note in result.notes if not (same and note.level is Level.ADDED))
     outcome = Outcome.UNCHANGED if same else Outcome.INJECTED
     return ObjectReport(original.number, item.kind, item.name, outcome, notes)
+
+
+def _canonical(value: Any) -> Any:
+    """Without the record, and lists of objects in no order: they are known by their names."""
+    if isinstance(value, dict):
+        return {name: _canonical(item) for name, item in value.items() if name != RECORD}
+    if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+        return sorted((_canonical(item) for item in value), key=lambda item: json.dumps(item, sort_keys=True))
+    return value
 
 
 def _with(root: Any, place: Pointer, new: Any) -> Any:
