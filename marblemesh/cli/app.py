@@ -13,8 +13,8 @@ from typer.core import TyperGroup
 from manifests.errors import ManifestError
 from marblemesh.cli import (
     certificate_verbs,
-    gramine_verbs,
     envoy_verbs,
+    gramine_verbs,
     help_verbs,
     inject_verbs,
     linkerd_verbs,
