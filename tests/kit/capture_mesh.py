@@ -28,12 +28,15 @@ SLEEP = ("sleep", "600")
 class CaptureMesh(MeshHarness):
     """A mesh in two pods that have the addresses above."""
 
-    def __init__(self, directory: Path, client: Namespace, server: Namespace) -> None:
-        """Joins the two by a cable."""
+    def __init__(
+        self, directory: Path, client: Namespace, server: Namespace, cables: tuple[str, str] | None = None
+    ) -> None:
+        """Joins the two by a cable, unless they are already: then `cables` are their ends."""
         super().__init__(directory)
         self.pods = {"client": client, "server": server}
         self.mesh_addr, self.client_addr, self.xds_addr = (f"{CLIENT}:{port}" for port in (2001, 4433, 18000))
-        self.cables = link(client, server, [f"{CLIENT}/24", f"{CLIENT6}/64"], [f"{SERVER}/24", f"{SERVER6}/64"])
+        ours = [f"{CLIENT}/24", f"{CLIENT6}/64"], [f"{SERVER}/24", f"{SERVER6}/64"]
+        self.cables = cables or link(client, server, *ours)
         self._inside = client
 
     async def start_captured(
@@ -53,8 +56,8 @@ class CaptureMesh(MeshHarness):
         return worker
 
     def app(self, pod: str, address: str, port: int, text: str, uid: int | None = APP) -> str:
-        """What an app in a pod gets that connects and says something; `uid` None: root, the worker's user."""
-        return self.pods[pod].run(*_PLAIN, "ask", address, str(port), text, uid=uid).strip()
+        """See `ask_in`."""
+        return ask_in(self.pods[pod], address, port, text, uid)
 
     async def ask_admin(self, worker: RunningWorker, path: str) -> tuple[int, str]:
         """GET from a worker's admin port, in its pod."""
@@ -75,6 +78,11 @@ class CaptureMesh(MeshHarness):
         argv, settings = self.leashed(command, env)
         inside = self.pods["client"] if command[0] == "coordinator" else self._inside
         return await create_subprocess_exec(*inside.argv(*argv), env=settings, cwd=cwd, stderr=PIPE)
+
+
+def ask_in(pod: Namespace, address: str, port: int, text: str, uid: int | None = APP) -> str:
+    """What an app in a pod gets that connects and says something; `uid` None: root, the worker's user."""
+    return pod.run(*_PLAIN, "ask", address, str(port), text, uid=uid).strip()
 
 
 def plain_manifest(mesh: MeshHarness) -> Json:
