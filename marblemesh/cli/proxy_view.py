@@ -131,7 +131,7 @@ def _moment(text: str | None) -> str:
 def _duration(seconds: int) -> str:
     if seconds <= 0:
         return "EXPIRED"
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+    for unit, size in (("years", 31_557_600), ("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds} s"
