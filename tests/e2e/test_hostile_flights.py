@@ -189,10 +189,9 @@ async def tell(scene: Scene, port: int, words: bytes) -> bytes:
     reader, writer = await asyncio.open_unix_connection(str(scene.caller.run_dir / f"127.0.0.1-{port}.sock"))
     try:
         writer.write(words)
-        writer.write_eof()
         async with asyncio.timeout(PATIENCE):
-            return await reader.read()
-    except ConnectionError:
+            return await reader.readuntil(words)
+    except (ConnectionError, asyncio.IncompleteReadError):
         return b""
     finally:
         writer.transport.abort()

@@ -34,9 +34,10 @@ def hanging_up() -> Server:
     return _listening(serve, None)
 
 
-def presenting(shown: Shown, alpn: tuple[str, ...] = ()) -> Server:
+def presenting(shown: Shown, alpn: tuple[str, ...] = (), newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> Server:
     """Shakes hands by the book and asks for no certificate; echoes what comes, behind the protocol agreed upon."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.maximum_version = newest
     shown.load(context)
     if alpn:
         context.set_alpn_protocols(list(alpn))

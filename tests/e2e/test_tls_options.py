@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`MinTLSVersion` and `ALPN` of a manifest's entries mean the same to a real Envoy and to our relay, which both take
+them from the same resources; OpenSSL's command and the standard library's TLS are at the other end."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from enclave_proxy.relay import Relay
+from enclave_proxy.route_parts import Local
+from enclave_proxy.routes import Pushed, build
+from sds.logs import get_logger
+from sds.resources import BUNDLE_NAME, CLUSTER, ENDPOINT, IDENTITY_NAME, LISTENER, SECRET, read_secret
+from tests.kit import hostile_servers as servers
+from tests.kit.envoy import ads_bootstrap, free_port, running_envoy, until
+from tests.kit.envoy_town import echo_app, serving, write_identity
+from tests.kit.hostile_identities import Shown, good
+from tests.kit.openssl_judge import Handshake, s_client
+from tests.kit.xds_mesh import Town, manifest
+from xds_server.mesh import ActiveMarble
+
+pytestmark = pytest.mark.e2e
+
+TLS_1_2, TLS_1_3 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
+OPTIONS = {"MinTLSVersion": "1.2", "ALPN": ["h2", "http/1.1"]}
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where it listens for peers, where for its app, and where its peers are; `open` has options, `plain` has none."""
+
+    open: int
+    plain: int
+    app_open: int
+    app_plain: int
+    peer_open: int
+    peer_plain: int
+
+
+def town(ports: Ports) -> Town:
+    web = {
+        "Incoming": [{"Port": str(ports.open), **OPTIONS}, {"Port": str(ports.plain)}],
+        "Outgoing": [
+            {"Addr": "127.0.0.1", "Port": str(peer), "Peer": "db", "Listen": f"tcp:127.0.0.1:{listen}", **options}
+            for peer, listen, options in (
+                (ports.peer_open, ports.app_open, OPTIONS),
+                (ports.peer_plain, ports.app_plain, {}),
+            )
+        ],
+    }
+    return Town(manifest({"web": web, "db": {}}, {"web": ["web"], "db": ["db"]}))
+
+
+@asynccontextmanager
+async def an_envoy(town: Town, web: ActiveMarble, directory: Path) -> AsyncIterator[None]:
+    async with serving(town) as (_, port):
+        files = write_identity(web.identity, town, directory)
+        bootstrap = ads_bootstrap(xds_port=port, incremental=True, node_id="e", advertise="127.0.0.1", **files)
+        async with running_envoy(bootstrap, directory) as envoy:
+            assert await until(lambda: envoy.active_secrets() == {IDENTITY_NAME, BUNDLE_NAME}), envoy.log.read_text()
+            assert await until(lambda: len(envoy.active_listeners()) == 4), envoy.log.read_text()[-2000:]
+            assert envoy.rejected() == {}
+            yield
+
+
+@asynccontextmanager
+async def a_relay(town: Town, web: ActiveMarble, directory: Path) -> AsyncIterator[None]:
+    view = town.mesh.view(town.mesh.authenticate(web.identity.leaf))
+    secrets = dict(read_secret(resource.body) for resource in view[SECRET].values())
+    pushed = Pushed(Local(directory)).with_secrets({name: secrets[name] for name in (IDENTITY_NAME, BUNDLE_NAME)})  # type: ignore[dict-item]
+    for kind in (CLUSTER, ENDPOINT, LISTENER):
+        pushed = pushed.with_resources(kind, {name: r.body for name, r in view[kind].items()}, ())
+    relay = Relay(get_logger("relay"))
+    try:
+        await relay.apply(build(pushed))
+        yield
+    finally:
+        await relay.close()
+
+
+DataPlane = Callable[[Town, ActiveMarble, Path], AbstractAsyncContextManager[None]]
+
+
+@pytest.mark.parametrize("data_plane", [an_envoy, a_relay])
+async def test_versions_and_protocols_are_those_of_the_manifest(data_plane: DataPlane, tmp_path: Path) -> None:
+    ports = Ports(*(free_port() for _ in range(6)))
+    made = town(ports)
+    web = made.activate("web")
+    client = tmp_path / "client.pem"
+    with client.open("wb") as file:
+        good(made.ca, "db").write(file)
+    async with AsyncExitStack() as stack:
+        for port in (ports.open, ports.plain):
+            await stack.enter_async_context(echo_app(tmp_path / f"{port}.sock"))
+        await stack.enter_async_context(data_plane(made, web, tmp_path))
+        await incoming(ports, client)
+        await outgoing(ports, good(made.ca, "db"))
+
+
+async def incoming(ports: Ports, client: Path) -> None:
+    async def ask(port: int, *flags: str) -> Handshake:
+        return await s_client(port, "-cert", str(client), *flags)
+
+    def agreed(handshake: Handshake) -> tuple[bool, str, str]:
+        return handshake.ok, handshake.line("New, ").partition(",")[0], handshake.line("ALPN protocol: ")
+
+    assert agreed(await ask(ports.open, "-tls1_2", "-alpn", "x,http/1.1,h2")) == (True, "TLSv1.2", "h2")
+    assert agreed(await ask(ports.open, "-alpn", "http/1.1")) == (True, "TLSv1.3", "http/1.1")
+    assert agreed(await ask(ports.open, "-alpn", "x")) == (True, "TLSv1.3", ""), "goes on without one"
+    assert not (await ask(ports.open, "-tls1_1", "-cipher", "ALL:@SECLEVEL=0")).ok
+    assert not (await ask(ports.open, "-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA")).ok, "no authenticated encryption"
+    assert not (await s_client(ports.open, "-tls1_2")).ok, "no certificate"
+    assert agreed(await ask(ports.plain, "-alpn", "h2")) == (True, "TLSv1.3", "")
+    assert not (await ask(ports.plain, "-tls1_2")).ok
+
+
+async def outgoing(ports: Ports, peer: Shown) -> None:
+    async def answer(port: int, listen: int, newest: ssl.TLSVersion, *alpn: str) -> bytes:
+        async with servers.presenting(peer, alpn, newest)(port, bytearray()):
+            reader, writer = await asyncio.open_connection("127.0.0.1", listen)
+            try:
+                writer.write(b"ping")
+                async with asyncio.timeout(20):
+                    return await reader.readuntil(b"ping")
+            except (ConnectionError, asyncio.IncompleteReadError):
+                return b""
+            finally:
+                writer.transport.abort()
+
+    assert await answer(ports.peer_open, ports.app_open, TLS_1_2, "http/1.1") == b"http/1.1:ping"
+    assert await answer(ports.peer_open, ports.app_open, TLS_1_3, "h2", "http/1.1") == b"h2:ping"
+    assert await answer(ports.peer_plain, ports.app_plain, TLS_1_3, "h2") == b"None:ping"
+    assert await answer(ports.peer_plain, ports.app_plain, TLS_1_2) == b""
