@@ -56,7 +56,7 @@ class Document:
         if not _alike(done.value, expected):
             raise Refused(
                 f"document {self.number}, from line {self.line}: cannot be edited as it is written: "
-                f"use plain block style (kubectl's -o yaml) or JSON"
+                f"use plain block style (kubectl's -o yaml) or JSON, and a final line break"
             )
         return done
 

@@ -43,13 +43,14 @@ def edit(text: str, root: Node, changes: Sequence[Change]) -> str:
             edits.append(editor.add(parent, change))
     for place, keys in removed.items():
         edits += editor.remove(_find(root, place), keys)
-    return _apply(text, edits)
-
-
-def _apply(text: str, edits: list[_Edit]) -> str:
     # sorted() is stable: what was asked for first stands first.
+    edits.sort(key=lambda item: (item.start, -item.depth))
+    return _apply(text, editor.without_last_break(edits))
+
+
+def _apply(text: str, edits: Sequence[_Edit]) -> str:
     parts, position = [], 0
-    for item in sorted(edits, key=lambda item: (item.start, -item.depth)):
+    for item in edits:
         if item.start < position:
             raise Refused("the changes overlap in the text: write the object in block style")
         parts += [text[position : item.start], item.text]
@@ -143,14 +144,24 @@ class _Editor:
             text = "".join(f"{self._newline}{line}" for line in lines)
         return _Edit(position, position, text, depth)
 
+    def without_last_break(self, edits: list[_Edit]) -> list[_Edit]:
+        """If the text ends without a line break, and its last lines go, the break before them goes with them."""
+        start = len(self._text)
+        for item in reversed(edits):
+            if self._text.endswith("\n") or item.text or item.end != start:
+                break
+            start = item.start
+        if start in (0, len(self._text)) or self._text[start - 1] != "\n":
+            return edits
+        kept = [item for item in edits if item.start < start]
+        return [*kept, _Edit(start - len(self._newline), len(self._text), "", 0)]
+
     def _remove_lines(self, item: tuple[Node | None, Node]) -> _Edit:
         key, node = item
         start, end = self._line_start(_start(item)), self._line_end(node.end)
         head = self._text[start : _start(item)]
         if head.strip(" ") != ("" if key is not None else "-"):
             raise Refused("what is to be taken out stands on a line with something else")
-        if not self._text[:end].endswith("\n") and start > 0:
-            start -= len(self._newline)  # the last line of a file without a final line break
         return _Edit(start, end, "", 0)
 
     def _remove_in_brackets(self, parent: Node, gone: list[int]) -> list[_Edit]:

@@ -23,6 +23,7 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _BOOL = re.compile(r"(?:yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF)")
 _TRUE = frozenset({"yes", "true", "on"})
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
+_DIRECTIVE = re.compile(r"^%(YAML|TAG)", re.MULTILINE)
 # More digits are no number of a Kubernetes object, and slow to convert.
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,18})")
 
@@ -61,6 +62,8 @@ def parse_document(text: str, line: int) -> Node | None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"line {line + mark.line}" if mark else f"after line {line}"
+        if _DIRECTIVE.search(text):
+            raise Refused(f"{place}: YAML directives (%) are not supported: leave them out") from None
         raise Refused(f"{place}: invalid YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise Refused(f"after line {line}: invalid YAML: {error}") from None
@@ -109,11 +112,6 @@ class _Builder:
                 node.end, node.text = _index(event.end_mark), name
                 node.entries = [(None, self._anchored[name])]
                 self._place(node, None)
-            case yaml.DocumentStartEvent():
-                if event.version or event.tags:
-                    self._refuse(event, "YAML directives (%) are not supported: leave them out")
-                if self.root is not None:
-                    self._refuse(event, "a second document begins without '---'")
 
     def _node(self, kind: str, event: Any) -> Node:
         mark = event.start_mark
