@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our injection and Linkerd's in one pod: whichever comes first, with native sidecars or legacy ones, with CNI or not."""
+"""Our injection and Linkerd's in one pod: whichever is first, with native sidecars or legacy ones, with CNI or not."""
 
 from __future__ import annotations
 
