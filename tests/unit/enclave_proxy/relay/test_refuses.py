@@ -9,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from enclave_proxy.counters import Refusal
+from enclave_proxy.limits import Limits
 from enclave_proxy.relay_config import PeerRule, RelayConfig
 from sds.ca import CertificateAuthority
 from sds.tls import client_context
@@ -55,6 +57,19 @@ def for_servers_only(ca: CertificateAuthority) -> ssl.SSLContext:
     return client_context(odd_leaf(ca, uris=[uri], usages=[ExtendedKeyUsageOID.SERVER_AUTH]), ca.bundle)
 
 
+def of_a_ca(ca: CertificateAuthority) -> ssl.SSLContext:
+    return client_context(odd_leaf(ca, uris=[str(marble(ca, "web").spiffe_id)], is_ca=True), ca.bundle)
+
+
+def that_may_sign(ca: CertificateAuthority) -> ssl.SSLContext:
+    usage = x509.KeyUsage(True, False, False, False, False, True, False, False, False)
+    return client_context(odd_leaf(ca, uris=[str(marble(ca, "web").spiffe_id)], extensions=[usage]), ca.bundle)
+
+
+def with_another_uri(ca: CertificateAuthority) -> ssl.SSLContext:
+    return client_context(odd_leaf(ca, uris=["https://elsewhere/", str(marble(ca, "web").spiffe_id)]), ca.bundle)
+
+
 def of_old_tls(ca: CertificateAuthority) -> ssl.SSLContext:
     context = client_context(marble(ca, "web"), ca.bundle, ssl.TLSVersion.TLSv1_2)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -80,6 +95,9 @@ def plaintext(ca: CertificateAuthority) -> None:
         (expired, Refusal.EXPIRED),
         (not_yet_valid, Refusal.EXPIRED),
         (for_servers_only, Refusal.UNTRUSTED),
+        (of_a_ca, Refusal.UNTRUSTED),
+        (that_may_sign, Refusal.UNTRUSTED),
+        (with_another_uri, Refusal.PEER_NOT_ALLOWED),
         (of_old_tls, Refusal.TLS_ERROR),
         (that_distrusts_us, Refusal.ABORTED),  # asyncio, here the client, closes without sending OpenSSL's alert
         (plaintext, Refusal.PLAINTEXT),
@@ -105,6 +123,20 @@ async def test_a_silent_client_is_cut_off(tmp_path: Path) -> None:
         await made.close(drain=1)
         assert made.counters.of("in").refused == {Refusal.TIMEOUT: 1}
         assert app.accepted == 0
+
+
+async def test_who_is_silent_in_its_handshake_makes_room_for_who_waits(tmp_path: Path) -> None:
+    ca = shared_ca()
+    limits = Limits(handshakes=2)  # with the timeout of ten seconds that others have
+    async with App(tmp_path / "app.sock") as app, relay(limits) as made:
+        await made.apply(RelayConfig(inbound=(inbound(ca, app),)))
+        address = port(made, "in")
+        silent = [await asyncio.open_connection(address.host, address.port) for _ in range(3)]
+        client = client_context(marble(ca, "web"), ca.bundle)
+        assert await try_to_ask(address, client) == b"ping"
+        assert made.counters.of("in").refused == {Refusal.LIMIT: 2}
+        for _, writer in silent:
+            writer.transport.abort()
 
 
 async def test_a_client_that_goes_away_during_the_handshake_is_counted(tmp_path: Path) -> None:
