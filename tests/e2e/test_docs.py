@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # The ports that stand in the guides; each run has its own, so that it disturbs nobody.
 PORTS = re.compile(r"\b(4433|2001|18000|9944|15090|15091|8080|8443|10000)\b")
+# `set -e` does not look at a negated command.
+NEGATED = re.compile(r"^! ([^'\n]*[^'\\\n])$", re.MULTILINE)
 # The defaults that a guide relies on without writing them down.
 DEFAULTS = {
     "EDG_COORDINATOR_CLIENT_ADDR": "localhost:4433",
@@ -42,7 +44,7 @@ def test_every_command_of_the_guide_works(page: str) -> None:
         return ports.setdefault(match.group(), str(free_port()))
 
     blocks = BLOCK.findall((ROOT / "docs" / page).read_text())
-    script = PORTS.sub(free, "\n".join(blocks))
+    script = NEGATED.sub(r"if \1; then echo 'this was to fail: \1' >&2; exit 1; fi", PORTS.sub(free, "\n".join(blocks)))
     with TemporaryDirectory(prefix="mm-") as folder:
         environment = {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # noqa: TID251
