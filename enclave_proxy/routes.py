@@ -105,7 +105,7 @@ def _inbound(pushed: Pushed, listener: ListenerPart, cluster: ClusterPart) -> In
     return Inbound(
         name=listener.name,
         bind=listener.address,
-        upstream=_upstream(pushed.local, listener.address.port, cluster.endpoints[0]),
+        upstream=upstream_of(pushed.local, listener.address.port, cluster.endpoints[0]),
         identity=_identity(pushed, listener.name, rules.identity),
         bundle=None if rules.bundle is None else _bundle(pushed, listener.name, rules.bundle),
         require_client_certificate=listener.require_client_certificate,
@@ -114,7 +114,9 @@ def _inbound(pushed: Pushed, listener: ListenerPart, cluster: ClusterPart) -> In
     )
 
 
-def _upstream(local: Local, port: int, told: Address) -> Address:
+def upstream_of(local: Local, port: int, told: Address) -> Address:
+    """Where the app listens for a port: where the push says, or on the port itself, if that is captured and the push
+    only gives the default."""
     default = UnixAddress(str(local.run_dir / f"{port}.sock"))
     return TcpAddress("127.0.0.1", port) if local.capture and told == default else told
 

@@ -16,7 +16,7 @@ from tests.kit.linkerd_control import Workload
 from tests.kit.linkerd_mesh import captured
 from tests.kit.linkerd_metrics import total
 from tests.kit.linkerd_pod import meshed
-from tests.kit.linkerd_rules import INBOUND, OUTBOUND
+from tests.kit.linkerd_rules import OUTBOUND
 from tests.kit.netns import namespaces_needed
 
 pytestmark = pytest.mark.e2e
