@@ -50,6 +50,10 @@ ENDING = 60.0
 SETTLE = 30.0
 
 
+# What a worker must not have counted, whatever others do.
+NEVER = ("connection_bugs_total", "configurations_rejected_total", "xds_nacks_total")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
     seed: int
@@ -73,6 +77,8 @@ class Result:
     recovered: dict[str, float] = field(default_factory=dict)
     """seconds from the last fault to the first clean connection after it, by target"""
     knocks: Counter[str] = field(default_factory=Counter)
+    slowest_handshake: float = 0.0
+    """seconds that somebody who went on with no handshake could stay, at most"""
     hijacked: int = 0
     before: dict[str, dict[str, float]] = field(default_factory=dict)
     after: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -92,6 +98,7 @@ class Chaos:
         self._coordinator = asyncio.Lock()
         self._began = 0.0
         self._middle = ("", 0)
+        self._suspicious: dict[str, dict[str, float]] = {}
         self.result = Result(size.seed, size.seconds)
 
     async def run(self) -> None:
@@ -110,6 +117,8 @@ class Chaos:
             async with asyncio.TaskGroup() as group:
                 helpers = [group.create_task(self._collect(client)), group.create_task(self._tell())]
                 helpers.append(group.create_task(self._knock(impostors)))
+                doors = [(world.ip(marble), world.ports[marble]) for marble in world.marbles[1:]]
+                helpers += [group.create_task(impostors.hold(*door)) for door in doors]
                 await self._fail()
                 await self._recover()
                 assert client.stdin is not None
@@ -136,7 +145,7 @@ class Chaos:
     async def _happen(self, event: Event) -> None:
         await asyncio.sleep(max(0.0, self._began + event.at - time.monotonic()))
         self._done.append(f"{time.monotonic() - self._began:7.2f}  {event}")
-        self.result.faults[event.fault] += 1
+        self.result.faults[str(event.fault)] += 1
         world, target = self._world, event.target
         match event.fault:
             case Fault.COORDINATOR_KILLED:
@@ -235,6 +244,7 @@ class Chaos:
         worker = self._world.workers[marble]
         while True:
             metrics = await self._world.metrics(marble)
+            self._suspicious[marble] = {n: v for n, v in metrics.items() if n.startswith(NEVER) and v}
             now_names = ("connections_active{", "handshakes_active{")
             open_now = sum(value for name, value in metrics.items() if name.startswith(now_names))
             await asyncio.sleep(0.2)  # asking is a connection, too
@@ -262,12 +272,13 @@ class Chaos:
         result.verdict = judge(self._records, apps, self._deaths)
         ended = [r["seconds"] for r in self._records if r["mode"] in ("SILENT", "HALF")]
         result.longest = max(ended, default=0.0)
-        result.hijacked = impostors.hijacked
+        result.hijacked, result.slowest_handshake = impostors.hijacked, round(impostors.slowest, 1)
         result.violations += [*result.verdict.violations, *impostors.violations]
         coordinators = [running for running in world.mesh.running if running.name == "coordinator"]
         for running in (*coordinators, *world.dead, *world.workers.values()):
             result.violations += [f"{running.name} logged {line}" for line in _faults(running)][:5]
         for marble, worker in world.workers.items():
+            result.violations += [f"{marble} counts {name}" for name in self._suspicious[marble]]
             if worker.process.returncode is not None:
                 result.violations.append(f"{marble} ended by itself: {worker.text()[-2000:]}")
 
@@ -311,11 +322,13 @@ async def run(size: Size, pods: dict[str, Namespace]) -> Result:
 def show(result: Result) -> None:
     verdict = result.verdict
     clean, broken = sum(verdict.clean.values()), sum(verdict.broken.values())
-    print(f"seed {result.seed}: {sum(result.faults.values())} faults: {dict(result.faults)}")
+    faults = ", ".join(f"{count} {fault}" for fault, count in sorted(result.faults.items()))
+    print(f"seed {result.seed}: {sum(result.faults.values())} faults: {faults}")
     print(f"{result.connections} connections, {clean} clean, {sum(verdict.ended.values())} ended by the worker (open "
           f"{result.longest:.1f} s at most), {broken} broken, {verdict.unknown} whose app was killed")  # fmt: skip
     print(f"broken: {dict(verdict.broken)}")
     print(f"impostors: {dict(result.knocks)}, {result.hijacked} dials led elsewhere")
+    print(f"who went on with no handshake was thrown out within {result.slowest_handshake} s")
     print(f"served again after {result.recovered} s; left: {result.after}")
     for text in result.violations or ["nothing was wrong"]:
         print(text[:2000])

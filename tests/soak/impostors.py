@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -26,7 +27,10 @@ from tests.soak.chaos_wire import Header, Mode
 # What an app that got it would recognise as a client's.
 HELLO = Header(Mode.UP, 0, 5, 0, 0).pack() + b"hello"
 _ALERT = 21
+HALF_A_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
 PATIENCE = 10.0
+# The handshake timeout; then the end has to come through a cable that was out for 9 s: TCP repeats it 13 s later.
+THROWN_OUT = 40.0
 
 
 def self_made(marble_type: str) -> Identity:
@@ -44,6 +48,8 @@ class Impostors:
     stranger: Credentials
     outcast: Credentials
     knocks: Counter[str] = field(default_factory=Counter)
+    slowest: float = 0.0
+    """seconds until one who went on with no handshake was thrown out, at most"""
     hijacked: int = 0
     """connections that came to the server in the middle"""
     violations: list[str] = field(default_factory=list)
@@ -79,6 +85,29 @@ class Impostors:
         self.knocks[kind] += 1
         if data and (context is not None or data[0] != _ALERT):
             self.violations.append(f"an impostor ({kind}) got {data[:32]!r} from {host}:{port}")
+
+    async def hold(self, host: str, port: int) -> None:
+        """Connect, say half a word and wait to be thrown out, again and again."""
+        while True:
+            await asyncio.sleep(0.5)
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    reader, writer = await asyncio.open_connection(host, port)
+            except (OSError, TimeoutError):
+                continue
+            began = time.monotonic()
+            try:
+                writer.write(HALF_A_HELLO if self.knocks["slow"] % 2 else b"")
+                self.knocks["slow"] += 1
+                async with asyncio.timeout(THROWN_OUT):
+                    await reader.read(1000)
+            except TimeoutError:
+                self.violations.append(f"a handshake at {host}:{port} that never goes on is not ended")
+            except OSError:
+                pass  # an end, too
+            finally:
+                self.slowest = max(self.slowest, time.monotonic() - began)
+                writer.transport.abort()
 
     async def answer(self) -> tuple[asyncio.Server, tuple[str, int]]:
         """Be a server in the middle."""
