@@ -104,11 +104,25 @@ async def test_authenticated_policy_denies_tls_without_a_mesh_identity_and_ends_
         assert await refused(town.outside, B_OUTSIDE, GUARDED)
         async with connected(town.a.namespace, B, GUARDED, unverified(), "db.marble.example") as neighbour:
             assert await neighbour.ask(b"from the mesh") == b"from the mesh"
+        async with echo(town.b, SKIPPED), connected(town.outside, B_OUTSIDE, SKIPPED) as scraper:
+            assert await scraper.ask(b"metrics and probes") == b"metrics and probes"  # policies do not reach here
     town.b.workload.default_policy = "all-unauthenticated"
     town.control.change()
     series = await town.b.metrics()
     assert total(series, "inbound_tcp_authz_terminate_total", target_port=str(GUARDED), tls="opaque") == 1
     assert total(series, "inbound_tcp_authz_deny_total", target_port=str(GUARDED)) == 1
+
+
+@pytest.mark.skipif(
+    "LINKERD2_PROXY_BIN" not in os.environ,  # noqa: TID251 - a test's own environment
+    reason="LINKERD2_PROXY_BIN names no linkerd2-proxy: the tests of Linkerd ran with the stand-in",
+)
+async def test_the_real_proxy_is_what_was_tested(town: Town) -> None:
+    for pod in (town.a, town.b):
+        built = [dict(labels) for name, labels in await pod.metrics() if name == "proxy_build_info"]
+        print(built)
+        assert built
+        assert built[0].get("version") != "stand-in"
 
 
 @stand_in_only

@@ -225,7 +225,7 @@ class ServerPolicy:
     def _authorization(self) -> bytes | None:
         if self.allowed == "none":
             return None
-        everywhere = [encode((1, encode((1, encode((1, _ip(ip)))), (2, 0)))) for ip in ("0.0.0.0",)]
+        everywhere = [encode((1, encode((1, encode((1, _ip(ip)))), (2, 0)))) for ip in ("0.0.0.0", "::")]
         any_identity = encode((2, encode((2, encode((2, b""))))))  # one suffix without parts: every identity
         authentication = encode((1, b"")) if self.allowed == "any" else any_identity
         labels = [_label("group", ""), _label("kind", "default"), _label("name", self.name)]
