@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,45 +12,20 @@ import pytest
 from enclave_proxy.capture_firewall import Firewall, Iptables, Nft
 from enclave_proxy.capture_relay import CapturingRelay
 from enclave_proxy.errors import StartError
-from enclave_proxy.limits import Limits
-from enclave_proxy.relay_config import RelayConfig, TcpAddress
-from sds.logs import get_logger
-from tests.kit.capture_mesh import APP, ask_in
-from tests.kit.linkerd_rules import OUTBOUND, PROXY_UID, Rules, install
-from tests.kit.mesh_relay import outbound
-from tests.kit.netns import Namespace, link, namespaces_needed, pods
-from tests.kit.pki import shared_ca
+from enclave_proxy.relay_config import RelayConfig
+from tests.kit.capture_alone import PEER, capture, neighbours, out_to
+from tests.kit.capture_mesh import ask_in
+from tests.kit.linkerd_rules import OUTBOUND, Rules, install
+from tests.kit.netns import Namespace
 
 pytestmark = pytest.mark.e2e
-PEER = TcpAddress("10.77.0.2", 9000)
 FIREWALLS: dict[str, Callable[[], Firewall]] = {"nft": Nft, "iptables": Iptables}
-Scenario = Callable[[CapturingRelay], Awaitable[None]]
 
 
 @pytest.fixture
 def pod() -> Iterator[Namespace]:
-    """One with a neighbour, so that there is somewhere to go."""
-    namespaces_needed("nft", "iptables-nft", "iptables-legacy", "ip6tables-save")
-    with pods("a", "b") as (a, b):
-        link(a, b, ["10.77.0.1/24", "fd77::1/64"], [f"{PEER.host}/24", "fd77::2/64"])
+    with neighbours() as (a, _):
         yield a
-
-
-def capture(pod: Namespace, directory: Path, firewall: Callable[[], Firewall], scenario: Scenario) -> None:
-    """Run a relay that captures connections to PEER's port, inside the pod, up to its rules being in force."""
-    route = outbound(shared_ca(), directory / "s", PEER, name=f"outbound|backend|{PEER.port}")
-
-    async def run() -> None:
-        claim = socket.socket(socket.AF_UNIX)
-        relay = CapturingRelay(get_logger("relay"), Limits(), firewall(), 0, APP, frozenset({PROXY_UID}), None, claim)
-        try:
-            await relay.apply(RelayConfig(outbound=(route,)))
-            await scenario(relay)
-        finally:
-            await relay.close()
-            await relay.release()
-
-    pod.call(lambda: asyncio.run(run()))
 
 
 def reached(pod: Namespace, listener: socket.socket) -> bool:
@@ -76,7 +50,7 @@ def test_beside_linkerd_s_rules_ours_come_first_whoever_was_there_before(
         install(pod)  # its init container runs once more: the jump keeps its place
         await relay.prove()
 
-    capture(pod, tmp_path, FIREWALLS[how], scenario)
+    capture(pod, FIREWALLS[how], RelayConfig(outbound=(out_to(tmp_path),)), scenario)
 
 
 def test_a_chain_of_lower_priority_that_redirects_is_named_and_the_start_refused(
@@ -89,7 +63,7 @@ def test_a_chain_of_lower_priority_that_redirects_is_named_and_the_start_refused
         with pytest.raises(StartError, match=r"chain early of table ip other \(priority -150\) comes before ours"):
             await relay.prove()
 
-    capture(pod, tmp_path, Nft, scenario)
+    capture(pod, Nft, RelayConfig(outbound=(out_to(tmp_path),)), scenario)
 
 
 def test_linkerd_s_jump_put_before_ours_is_noticed_and_ours_put_back(pod: Namespace, tmp_path: Path) -> None:
@@ -105,7 +79,7 @@ def test_linkerd_s_jump_put_before_ours_is_noticed_and_ours_put_back(pod: Namesp
         assert relay.problem is None
         assert await relay._firewall.objection() is None
 
-    capture(pod, tmp_path, Iptables, scenario)
+    capture(pod, Iptables, RelayConfig(outbound=(out_to(tmp_path),)), scenario)
 
 
 def test_the_probe_finds_what_no_listing_shows_and_meanwhile_nothing_leaks(pod: Namespace, tmp_path: Path) -> None:
@@ -121,7 +95,7 @@ def test_the_probe_finds_what_no_listing_shows_and_meanwhile_nothing_leaks(pod: 
         with socket.create_server(("127.0.0.1", OUTBOUND)) as linkerd:
             assert not reached(pod, linkerd)
 
-    capture(pod, tmp_path, Iptables, scenario)
+    capture(pod, Iptables, RelayConfig(outbound=(out_to(tmp_path),)), scenario)
 
 
 def test_an_exempt_user_who_is_not_linkerd_s_is_refused_before_it_is_a_loop(pod: Namespace, tmp_path: Path) -> None:
@@ -131,4 +105,4 @@ def test_an_exempt_user_who_is_not_linkerd_s_is_refused_before_it_is_a_loop(pod:
         with pytest.raises(StartError, match="runs as user 2103, which is not exempt: name it with --capture-proxies"):
             await relay.prove()
 
-    capture(pod, tmp_path, Nft, scenario)
+    capture(pod, Nft, RelayConfig(outbound=(out_to(tmp_path),)), scenario)
