@@ -149,6 +149,11 @@ def gateway_name(gateway: str, certificate: x509.Certificate, trust_domain: str)
     own = f"spiffe://{trust_domain}"
     if any(uri == own or uri.startswith(f"{own}/") for uri in uris):
         raise SnapshotError(f"gateway {gateway!r} has a certificate with a name of this mesh's Marbles")
+    if len(uris) > 1 and any(uri.lower().startswith("spiffe:") for uri in uris):
+        raise SnapshotError(
+            f"gateway {gateway!r} has a certificate with a SPIFFE ID among {len(uris)} URI names, and workers refuse "
+            "that (X509-SVID, section 2): give it the SPIFFE ID alone"
+        )
     if uris:
         return _URI, uris[0]
     for name in _dns_names(certificate):

@@ -332,6 +332,13 @@ def test_a_gateway_cannot_have_a_name_of_this_mesh() -> None:
         Town(with_gateway(certificate), ca)
 
 
+def test_a_gateway_s_spiffe_id_is_its_only_uri_name() -> None:
+    names = ("spiffe://edge.example/gateway", "https://edge.example/")
+    certificate, _ = gateway_certificate(*map(x509.UniformResourceIdentifier, names))
+    with pytest.raises(SnapshotError, match="a SPIFFE ID among 2 URI names"):
+        Town(with_gateway(certificate))
+
+
 def test_a_manifest_that_cannot_be_served_changes_nothing() -> None:
     place = town()
     web = place.mesh.authenticate(place.activate("web").identity.leaf)
