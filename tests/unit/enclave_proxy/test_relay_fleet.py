@@ -22,7 +22,7 @@ from enclave_proxy.relay_fleet import Fleet
 from enclave_proxy.relay_process import Settings
 from sds.logs import get_logger
 from tests.kit.mesh import free_port
-from tests.kit.mesh_relay import App, Streams, ask, dial, hang_up, inbound, outbound
+from tests.kit.mesh_relay import App, Streams, ask, dial, hang_up, inbound, outbound, port, relay
 from tests.kit.pki import marble, shared_ca
 
 LIMITS = Limits(drain=0.0, endpoint_wait=1.0)
@@ -86,6 +86,37 @@ async def test_connections_are_spread_counted_as_one_and_outlive_the_death_of_an
         await until(lambda: made.counters.of("in").accepted == 2 * MANY)
         assert own_share(made) < len(alive) + MANY
         for each in (*streams, *again):
+            await hang_up(each)
+
+
+async def test_what_each_process_knows_of_peers_and_has_cost_is_seen_as_one(tmp_path: Path) -> None:
+    ca, out = shared_ca(), tmp_path / "out.sock"
+    async with App(tmp_path / "app.sock") as app, relay() as server, fleet() as made:
+        await server.apply(RelayConfig(inbound=(inbound(ca, app),)))
+        peer = port(server, "in")
+        await made.apply(RelayConfig(outbound=(outbound(ca, out, peer),)))
+        streams = [await asyncio.open_unix_connection(out) for _ in range(MANY)]
+        assert {await ask(each) for each in streams} == {b"ping"}
+        await until(lambda: made.counters.dials["out"].attempts == MANY)
+        own = made._own.clusters.status()
+        (seen,) = await made.clusters.look()
+        assert seen.counters.attempts == MANY
+        assert [(each.address, each.in_flight) for each in seen.endpoints] == [(peer, MANY)]
+        assert 0 < sum(each.in_flight for status in own for each in status.endpoints) < MANY
+        made.look()
+        assert (made.counters.endpoints, made.counters.ejected) == ({"out": 1}, {"out": 0})
+        spent = made.counters.cpu
+        assert spent.keys() == {"1", "2"}
+        assert spent["2"] > 0
+
+        (pid,) = made.processes.values()
+        os.kill(pid, signal.SIGKILL)
+        (alone,) = await made.clusters.look()  # whether it is gone already or is asked in vain
+        assert alone.counters.attempts < MANY
+        await until(lambda: made.restarted == 1 and len(made.processes) == 1)
+        assert made.counters.cpu["2"] >= spent["2"]
+        assert made.counters.dials["out"].attempts == MANY
+        for each in streams:
             await hang_up(each)
 
 
