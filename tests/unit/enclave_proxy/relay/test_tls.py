@@ -22,7 +22,7 @@ from enclave_proxy.tls_verify import CLIENT, NotVerified, PeerVerifier, Verified
 from sds.ca import pem_of
 from sds.material import Identity, TrustBundle
 from sds.tls import client_context, server_context
-from tests.kit.mesh_relay import App, ask, hang_up, inbound, only, outbound, port, relay
+from tests.kit.mesh_relay import App, ask, connect, hang_up, inbound, only, outbound, port, relay, try_to_ask
 from tests.kit.pki import HOUR, marble, now, odd_leaf, other_ca, shared_ca
 
 
@@ -151,6 +151,22 @@ async def test_the_first_protocol_of_the_route_that_the_peer_offers_is_agreed_up
         await made.apply(RelayConfig(inbound=(replace(inbound(ca, app), tls=TlsOptions(alpn=("echo/2", "echo/1"))),)))
         where = port(made, "in")
         assert await asyncio.to_thread(ask, (where.host, where.port)) == agreed
+
+
+async def test_a_port_that_takes_tls_1_2_no_more_keeps_the_connections_that_it_has(tmp_path: Path) -> None:
+    ca = shared_ca()
+    old = client_context(marble(ca, "web"), ca.bundle, ssl.TLSVersion.TLSv1_2)
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    async with App(tmp_path / "app.sock") as app, relay() as made:
+        route = inbound(ca, app)
+        await made.apply(RelayConfig(inbound=(replace(route, tls=TlsOptions(minimum="1.2")),)))
+        where = port(made, "in")
+        streams = await connect(where, old)
+        assert await ask(streams) == b"ping"
+        await made.apply(RelayConfig(inbound=(route,)))
+        assert await try_to_ask(where, old) == b""
+        assert await ask(streams) == b"ping"
+        await hang_up(streams)
 
 
 def big_client_hello() -> bytes:
