@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -70,7 +71,8 @@ def test_every_command_of_the_guide_works(page: str) -> None:
             except subprocess.TimeoutExpired:
                 status = "not finished after 90 s"
             finally:
-                os.killpg(shell.pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # nothing was left running
+                    os.killpg(shell.pid, signal.SIGKILL)
             log.seek(0)
             assert status == 0, f"{status}\n{log.read()}"
 
