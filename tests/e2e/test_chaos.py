@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ten seconds in which Coordinator, worker, app and network fail under traffic. `python -m tests.soak.chaos` does it for
-ten minutes, and says what must hold."""
+"""Ten seconds in which Coordinator, worker, app and network fail under traffic. `python -m tests.soak.chaos` does it
+for ten minutes, and says what must hold."""
 
 from __future__ import annotations
 
