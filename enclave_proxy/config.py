@@ -300,8 +300,9 @@ def _cross_check(reader: _Reader, config: WorkerConfig) -> None:
         reader.problem(SDS_SOCKET, f"is also {WORKLOAD_SOCKET.names}: the latter serves both, set this one to `off`")
     if (contradiction := config.sockets.contradiction) is not None:
         reader.problem(SOCKET_UIDS if config.sockets.allow_uids else SOCKET_GIDS, contradiction)
-    if config.concurrency > 1 and not config.relay:
-        reader.problem(CONCURRENCY, f"has no use with {RELAY.names} off: there is nothing to relay")
+    for setting, given in ((CONCURRENCY, config.concurrency > 1), (ACCESS_LOG, config.access_log is not None)):
+        if given and not config.relay:
+            reader.problem(setting, f"has no use with {RELAY.names} off: there is nothing to relay")
     if config.fused:
         _check_fused(reader, config)
     if (refused := config.capture.contradiction(config.fused, config.relay, config.concurrency)) is not None:

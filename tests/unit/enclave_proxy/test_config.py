@@ -87,6 +87,13 @@ def test_a_wrong_value_is_named_with_its_variable(name: str, value: str, complai
     assert name in str(caught.value)
 
 
+def test_without_a_relay_its_settings_are_of_no_use() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(flags={"relay": "off", "concurrency": "2", "access-log": "-"})
+    for name in ("EDG_MARBLE_CONCURRENCY (--concurrency)", "EDG_MARBLE_ACCESS_LOG (--access-log)"):
+        assert f"{name}: has no use with EDG_MARBLE_RELAY (--relay) off: there is nothing to relay" in str(caught.value)
+
+
 def test_sockets_lie_in_the_run_directory_unless_told_otherwise() -> None:
     assert load().sockets == SocketSettings(
         sds=Path("/run/marblemesh/web/sds.sock"), workload=Path("/run/marblemesh/web/workload.sock")
