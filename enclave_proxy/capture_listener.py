@@ -71,7 +71,7 @@ class CaptureListener:
             if not probe.done():
                 probe.set_result(meant)
             return
-        if meant.port == self.port:
+        if meant == TcpAddress(*connection.getsockname()[:2]):
             # Somebody dials this port itself. Taken at its word it would be going to us again, and again.
             self._refuse(connection, f"was made to the capture port {self.port} itself, not redirected")
             return

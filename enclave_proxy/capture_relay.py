@@ -104,9 +104,9 @@ class CapturingRelay(Relay):
 
     async def close(self, drain: float = 0.0) -> None:
         """See Relay.close. The rules stay: what the app still opens is refused."""
-        self._listener.close()
         await self._choosing.close()
         await self._tasks.close()
+        self._listener.close()
         await super().close(drain)
 
     async def release(self) -> None:
