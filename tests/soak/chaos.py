@@ -277,6 +277,8 @@ class Chaos:
         coordinators = [running for running in world.mesh.running if running.name == "coordinator"]
         for running in (*coordinators, *world.dead, *world.workers.values()):
             result.violations += [f"{running.name} logged {line}" for line in _faults(running)][:5]
+        if text := world.box_log.read_text():
+            result.violations.append(f"the middlebox failed: {text[-3000:]}")
         for marble, worker in world.workers.items():
             result.violations += [f"{marble} counts {name}" for name in self._suspicious[marble]]
             if worker.process.returncode is not None:

@@ -14,9 +14,8 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
 import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -111,6 +110,10 @@ class World:
     def records(self, marble: str) -> Path:
         return self.directory / f"records-{marble}"
 
+    @property
+    def box_log(self) -> Path:
+        return self.directory / "box.log"
+
     # ---- beginning
 
     def lay_cables(self) -> None:
@@ -154,11 +157,12 @@ class World:
             port = self.ports[marble]
             ways.append(f"{marble}={self.found_at(marble)}:{port}>{self.ip(marble)}:{port}")
         control = self.directory / "box.sock"
-        self.box = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.soak.middlebox", str(control), *ways), cwd=ROOT, stderr=PIPE
-        )
-        assert self.box.stderr is not None
-        assert await asyncio.wait_for(self.box.stderr.readline(), 20) == b"middlebox listening\n"
+        with self.box_log.open("wb") as log:
+            command = (sys.executable, "-m", "tests.soak.middlebox", str(control), *ways)
+            self.box = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stderr=log)
+        async with asyncio.timeout(30):
+            while not control.exists():
+                await asyncio.sleep(0.05)
         self._orders = await asyncio.open_unix_connection(str(control))
 
     async def order(self, way: str, fault: str, seconds: float = 0.0, to: tuple[str, int] | None = None) -> None:
@@ -252,8 +256,3 @@ class World:
         if self.box is not None:
             self.box.kill()
             await self.box.wait()
-
-
-def nft_works() -> bool:
-    """Whether packets can be dropped here."""
-    return subprocess.run(["nft", "list", "tables"], stdout=DEVNULL, stderr=DEVNULL, check=False).returncode == 0

@@ -20,6 +20,7 @@ import random
 import socket
 import struct
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 CHUNK = 16384
@@ -29,7 +30,8 @@ Pair = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 def reset(writer: asyncio.StreamWriter) -> None:
     """RST instead of FIN."""
-    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    with suppress(OSError):  # it is closed already
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     writer.transport.abort()
 
 
@@ -184,7 +186,6 @@ async def main(control: str, specifications: list[str]) -> None:
         await asyncio.start_server(way.accept, host, int(port), limit=CHUNK)
         ways.append(way)
     await asyncio.start_unix_server(Box(ways).obey, control)
-    print("middlebox listening", file=sys.stderr, flush=True)
     await asyncio.Event().wait()
 
 
