@@ -44,7 +44,6 @@ from tests.kit.hostile_identities import Shown
 from tests.kit.mesh_relay import App, inbound, port
 from tests.kit.pki import HOUR, marble, now, shared_ca
 
-_PATIENCE = 0.01
 # What a certificate may say about itself; the key identifiers lead the path building.
 _EXTENSIONS = (
     ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
@@ -77,6 +76,7 @@ class World:
     app: App
     address: TcpAddress
     client: TlsContext
+    patience: float
 
     async def settled(self) -> None:
         counters = self.relay.counters.of("in")
@@ -91,18 +91,29 @@ class World:
 
 @cache
 def world() -> World:
+    """The one that scripts are played in. Most of them end by themselves; the others are cut off soon."""
+    return make_world(0.01)
+
+
+def make_world(patience: float) -> World:
     loop = asyncio.new_event_loop()
     ca, options = shared_ca(), TlsOptions(minimum="1.2", alpn=("h2", "http/1.1"))
 
     async def make() -> tuple[Relay, App]:
         app = await App(Path(mkdtemp(prefix="mm-")) / "app.sock").__aenter__()
-        relay = Relay(Quiet(), Limits(handshake_timeout=_PATIENCE, linger=_PATIENCE))
+        relay = Relay(Quiet(), Limits(handshake_timeout=patience, linger=patience))
         route = inbound(ca, app)
         await relay.apply(RelayConfig(inbound=(type(route)(**{**_fields(route), "tls": options}),)))
         return relay, app
 
     relay, app = loop.run_until_complete(make())
-    return World(loop, relay, app, port(relay, "in"), dialling(marble(ca, "web"), ca.bundle, options))
+    return World(loop, relay, app, port(relay, "in"), dialling(marble(ca, "web"), ca.bundle, options), patience)
+
+
+def end_world(made: World) -> None:
+    made.loop.run_until_complete(made.relay.close())
+    made.loop.run_until_complete(made.app.__aexit__())
+    made.loop.close()
 
 
 def _fields(route: object) -> dict[str, object]:
@@ -158,7 +169,7 @@ async def exchange(script: Script, own: socket.socket, context: ssl.SSLContext, 
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = context.wrap_bio(incoming, outgoing, server_side=server)
     with suppress(OSError, TimeoutError):
-        async with asyncio.timeout(4 * _PATIENCE):
+        async with asyncio.timeout(4 * world().patience):
             for _ in range(6):
                 done = False
                 with suppress(ssl.SSLWantReadError):
@@ -214,7 +225,7 @@ async def answer_to_a_hello(script: Script) -> None:
         theirs.send(script.rest() or b"\0")
         theirs.shutdown(socket.SHUT_WR)
         try:
-            await stream.connect(_PATIENCE, "backend.test")
+            await stream.connect(world().patience, "backend.test")
         except Refused:
             return
         finally:
@@ -231,7 +242,7 @@ async def real_server(script: Script) -> None:
     context = peer(version, server=True, certificate=True)
     playing = asyncio.ensure_future(exchange(script, theirs, context, server=True))
     try:
-        await stream.connect(_PATIENCE, "backend.test")
+        await stream.connect(world().patience, "backend.test")
         for size in _reads(stream):
             assert size <= CHUNK
             assert size > 0 or size in (END, WANT_READ, WANT_WRITE)
@@ -252,12 +263,14 @@ def _reads(stream: TlsStream) -> Iterator[int]:
 
 
 async def odd_certificate(script: Script) -> None:
-    """Signed by our CA, by itself, or by somebody who only claims to be our CA."""
-    signer = script.byte() % 3
+    """Signed by our CA, by itself, by somebody who only claims to be our CA, or by nobody whom anybody knows; with any
+    of our certificates behind it."""
+    signer = script.byte() % 4
     ca, key = shared_ca(), _key()
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "odd")])
+    name, nobody = (x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)]) for text in ("odd", "nobody"))
+    issuer = (ca.marble_root.subject, name, ca.marble_root.subject, nobody)[signer]
     builder = (
-        x509.CertificateBuilder(name if signer == 1 else ca.marble_root.subject, name, key.load().public_key())
+        x509.CertificateBuilder(issuer, name, key.load().public_key())
         .serial_number(1 + script.byte())
         .not_valid_before(now() - HOUR)
         .not_valid_after(now() + HOUR)
@@ -267,10 +280,12 @@ async def odd_certificate(script: Script) -> None:
             value = x509.UnrecognizedExtension(oid, _value(script.take(size)))
             builder = builder.add_extension(value, critical=bool(size & 1))
     certificate = builder.sign((ca.intermediate_key if signer == 0 else key).load(), SHA384())
+    known = (ca.intermediate, ca.root, ca.marble_root, certificate)
+    chain = [certificate, *(known[number % len(known)] for number in script.take(script.byte() % 16))]
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
-        Shown([pem_of(certificate), pem_of(ca.intermediate)], key).load(context)
+        Shown([pem_of(each) for each in chain], key).load(context)
     except ssl.SSLError:
         return  # not even its own side can use it
     before = world().relay.counters.of("in").established
@@ -320,7 +335,7 @@ def seeds() -> list[bytes]:
         b"\x02" + hello,
         b"\x03\0\0\0" + record,
         b"\x03\x01\0\0" + record,
-        *(bytes([4, signer, 7, 1]) + b"@" + bytes(7) for signer in range(3)),
+        *(bytes([4, signer, 7, 1]) + b"@" + bytes(7) + b"\2\0\1" for signer in range(4)),
         b"\x04\0\x07\x01@\x05\x30\x03\x01\x01\xff" + bytes(6),
     ]
 
