@@ -9,8 +9,6 @@ that it was turned out of the mesh, ends its connections at once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cryptography import x509
@@ -41,14 +39,13 @@ class Live:
     def __init__(self) -> None:
         self._joined: set[Joined] = set()
 
-    @contextmanager
-    def joined(self, connection: Joined) -> Iterator[None]:
-        """While a connection is joined."""
+    def add(self, connection: Joined) -> None:
+        """A connection is joined now."""
         self._joined.add(connection)
-        try:
-            yield
-        finally:
-            self._joined.discard(connection)
+
+    def discard(self, connection: Joined) -> None:
+        """It has ended, or was found unwelcome before."""
+        self._joined.discard(connection)
 
     def unwelcome(self, membership: Membership) -> list[tuple[Joined, Refused]]:
         """Whose peers may no longer talk, each told of once. 20 us for each connection that there is."""

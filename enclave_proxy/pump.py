@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moves the bytes of one admitted connection: two streams, watched by the event loop, no task and no queue between.
+"""Moves the bytes of one admitted connection: two streams that are watched, no task and no queue between.
 
 Each direction reads a chunk into the loop's scratch buffer and sends it on at once. What the receiver does not take
 is kept, and the sender is not read again before it is gone: a connection holds at most one chunk (64 KiB) each way.
@@ -17,6 +17,7 @@ from typing import Protocol
 
 from enclave_proxy.counters import ListenerCounters, Refusal
 from enclave_proxy.limits import Limits
+from enclave_proxy.readiness import Readiness, readiness
 from enclave_proxy.stream import END, WANT_WRITE, Deaf, Stream
 from enclave_proxy.tls_library import scratch
 from enclave_proxy.tls_stream import Alerted, Truncated
@@ -50,11 +51,12 @@ class _Joint:
     __slots__ = ("_far", "_limits", "_loop", "_near", "_quiet_since", "_seen", "_started", "_timer", "_ways", "ended")
 
     def __init__(self, near: Stream, far: Stream, limits: Limits, counters: ListenerCounters) -> None:
-        self._loop = asyncio.get_running_loop()
+        ready = readiness()
+        self._loop = ready.loop
         self.ended: asyncio.Future[Refusal | None] = self._loop.create_future()
         self._near, self._far = near, far
-        inward = _Way(self, near, far, counters, inward=True)
-        outward = _Way(self, far, near, counters, inward=False)
+        inward = _Way(self, ready, near, far, counters, inward=True)
+        outward = _Way(self, ready, far, near, counters, inward=False)
         inward.other, outward.other = outward, inward
         self._ways = inward, outward
         self._limits = limits
@@ -136,15 +138,22 @@ class _Way:
     """One direction of a joint. What is watched for it: its source for reading, its destination for writing."""
 
     __slots__ = (
-        "_blocked", "_counters", "_destination", "_inward", "_joint", "_loop", "_pending", "_reading", "_scratch",
+        "_blocked", "_counters", "_destination", "_inward", "_joint", "_pending", "_reading", "_ready", "_scratch",
         "_source", "_writing", "done", "dropping", "moved", "other", "source_ended",
     )  # fmt: skip
     other: _Way
 
     def __init__(
-        self, joint: _Joint, source: Stream, destination: Stream, counters: ListenerCounters, *, inward: bool
+        self,
+        joint: _Joint,
+        ready: Readiness,
+        source: Stream,
+        destination: Stream,
+        counters: ListenerCounters,
+        *,
+        inward: bool,
     ) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._ready = ready
         self._joint = joint
         self._source = source
         self._destination = destination
@@ -189,7 +198,7 @@ class _Way:
                     if taken < size:
                         self._hold(bytes(self._scratch[taken:size]))
                 if source.unread:
-                    self._loop.call_soon(self._read_rest)
+                    self._ready.loop.call_soon(self._read_rest)
             elif size == END:
                 self._source_has_ended()
             elif size == WANT_WRITE:
@@ -279,24 +288,24 @@ class _Way:
     def watch_destination(self) -> None:
         if not self._writing:
             self._writing = True
-            self._loop.add_writer(self._destination.descriptor, self.writable)
+            self._ready.watch_writing(self._destination.descriptor, self.writable)
 
     def _leave_destination(self) -> None:
         if self._writing:
             self._writing = False
-            self._loop.remove_writer(self._destination.descriptor)
+            self._ready.leave_writing(self._destination.descriptor)
 
     def _watch_source(self) -> None:
         if not self._reading:
             self._reading = True
-            self._loop.add_reader(self._source.descriptor, self.readable)
+            self._ready.watch_reading(self._source.descriptor, self.readable)
             if self._source.unread:
-                self._loop.call_soon(self._read_rest)
+                self._ready.loop.call_soon(self._read_rest)
 
     def _leave_source(self) -> None:
         if self._reading:
             self._reading = False
-            self._loop.remove_reader(self._source.descriptor)
+            self._ready.leave_reading(self._source.descriptor)
 
 
 def _reason(error: OSError) -> Refusal:

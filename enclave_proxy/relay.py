@@ -17,8 +17,7 @@ import asyncio
 import re
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
@@ -28,7 +27,7 @@ from cryptography import x509
 from enclave_proxy.access_log import AccessLog
 from enclave_proxy.admission import LogBudget, Refused, objection
 from enclave_proxy.clusters import Clusters
-from enclave_proxy.counters import ListenerCounters, Refusal, RelayCounters
+from enclave_proxy.counters import Refusal, RelayCounters
 from enclave_proxy.handshake_slots import HandshakeSlots
 from enclave_proxy.limits import Limits
 from enclave_proxy.listener import Listener, Serving, bind
@@ -276,15 +275,15 @@ class Relay:
         near: TlsStream | PlainStream | None = None
         far: Stream | None = None
         peer: x509.Certificate | None = None
+        counters.handshakes += 1
         try:
-            with _setting_up(counters, slots):
-                if isinstance(route, Inbound):
-                    near = TlsStream(serving.context, connection, partial(self._objection, route))
-                    peer = await trace.shake_hands(near, slots.accept(near, self._limits.handshake_timeout))
-                    far = await dial_app(route.upstream, self._limits, self.clusters.resolver)
-                else:
-                    near = PlainStream(connection)
-                    far, peer = await self._reach_peer(listener, trace)
+            if isinstance(route, Inbound):
+                near = TlsStream(serving.context, connection, partial(self._objection, route))
+                peer = await trace.shake_hands(near, slots.accept(near, self._limits.handshake_timeout))
+                far = await dial_app(route.upstream, self._limits, self.clusters.resolver)
+            else:
+                near = PlainStream(connection)
+                far, peer = await self._reach_peer(listener, trace)
         except Refused as refused:
             self._refused(route, refused, trace)
         except OSError:
@@ -296,6 +295,8 @@ class Relay:
             self._count_refused(route, Refusal.INTERNAL_ERROR, trace)
             raise
         finally:
+            counters.handshakes -= 1
+            slots.release()
             if far is None:
                 connection.close() if near is None else near.dismiss()
         if near is not None and far is not None:
@@ -319,12 +320,13 @@ class Relay:
         trace.joined(near, far)
         ended: Refusal | None = Refusal.INTERNAL_ERROR
         try:
-            with self._live.joined(connection):
-                ended = await splice(near, far, self._limits, counters, trace)
+            self._live.add(connection)
+            ended = await splice(near, far, self._limits, counters, trace)
         except asyncio.CancelledError:
             ended = trace.reason or Refusal.DRAINED
             raise
         finally:
+            self._live.discard(connection)
             counters.active -= 1
             if ended is not None and trace.reason is None:  # else it was counted when it was decided
                 counters.ended[ended] += 1
@@ -384,14 +386,3 @@ def _this_task() -> asyncio.Task[object]:
     if task is None:
         raise RuntimeError("a connection runs in a task of its own")
     return task
-
-
-@contextmanager
-def _setting_up(counters: ListenerCounters, slots: HandshakeSlots) -> Iterator[None]:
-    """Counts a connection as not joined yet, and gives its slot back at the end."""
-    counters.handshakes += 1
-    try:
-        yield
-    finally:
-        counters.handshakes -= 1
-        slots.release()

@@ -7,7 +7,6 @@ Whoever moves bytes knows nothing of xDS, and whoever speaks xDS does not know h
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Literal
 
 from cryptography import x509
@@ -157,9 +156,22 @@ def uris_of(certificate: x509.Certificate) -> list[str]:
     return _names(certificate).get("uri", [])
 
 
-# Every connection asks for the names of its peer, and every change of the rules for those of all that are open.
-@lru_cache(maxsize=2048)
+# Every connection asks for the names of its peer, and every change of the rules for those of all that are open. They
+# are kept by the certificate's id, because hashing one takes all of its bytes; an entry holds it: the id stays its own.
+_REMEMBERED = 2048
+_known: dict[int, tuple[x509.Certificate, dict[SanKind, list[str]]]] = {}
+
+
 def _names(certificate: x509.Certificate) -> dict[SanKind, list[str]]:
+    found = _known.get(id(certificate))
+    if found is None:
+        if len(_known) >= _REMEMBERED:
+            del _known[next(iter(_known))]
+        found = _known[id(certificate)] = certificate, _read_names(certificate)
+    return found[1]
+
+
+def _read_names(certificate: x509.Certificate) -> dict[SanKind, list[str]]:
     try:
         san = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, *X509_ERRORS):

@@ -13,6 +13,7 @@ import struct
 from contextlib import suppress
 from typing import Protocol
 
+from enclave_proxy.readiness import readiness
 from enclave_proxy.tls_library import scratch
 
 # What `read` gives instead of a number of bytes.
@@ -21,10 +22,8 @@ WANT_READ = -1
 WANT_WRITE = -2
 # What is thrown away of a peer that is not served, so that closing its socket does not tear away what we said last.
 _DREGS = 128 * 1024
-
-
 # Plain numbers: an enum costs more than the call.
-_LEVEL, _ERROR = int(socket.SOL_SOCKET), int(socket.SO_ERROR)
+_LEVEL, _DOMAIN, _UNIX = int(socket.SOL_SOCKET), int(socket.SO_DOMAIN), int(socket.AF_UNIX)
 # struct linger: on, 0 s.
 _RESET = struct.pack("ii", 1, 0)
 
@@ -68,17 +67,8 @@ class PlainStream:
     """A socket as it is: UNIX or TCP."""
 
     __slots__ = (
-        "_is_unix",
-        "_option",
-        "_receive",
-        "_scratch",
-        "_send",
-        "_socket",
-        "_view",
-        "_was_reset",
-        "descriptor",
-        "unread",
-    )
+        "_is_unix", "_receive", "_scratch", "_send", "_socket", "_view", "descriptor", "unread",
+    )  # fmt: skip
 
     def __init__(self, connection: socket.socket) -> None:
         self.descriptor = connection.fileno()
@@ -87,10 +77,8 @@ class PlainStream:
         self._scratch = scratch.bytes
         self._view = scratch.view
         self._receive = connection.recv_into
-        self._option = connection.getsockopt
-        self._was_reset = False
         self._send = connection.send
-        self._is_unix = connection.family == socket.AF_UNIX
+        self._is_unix = connection.getsockopt(_LEVEL, _DOMAIN) == _UNIX
 
     def read(self) -> int:
         try:
@@ -101,17 +89,7 @@ class PlainStream:
             if self._is_unix:
                 return END  # it left something of ours unread; what it sent itself was complete before
             raise
-        if self._option(_LEVEL, _ERROR):
-            self._failed()
-        if not size and self._was_reset:
-            raise ConnectionResetError("the connection was reset")
         return size
-
-    def _failed(self) -> None:
-        # libuv stops to watch a socket that has an error, and tells of it like of anything to read: what was sent
-        # before the error has to be fetched unasked. Looking has taken the error away, so that an end will follow.
-        self.unread = True
-        self._was_reset = not self._is_unix
 
     def send(self, size: int) -> int:
         return self.send_again(self._view[:size])
@@ -164,40 +142,42 @@ def dismiss(connection: socket.socket) -> None:
 
 
 class Watch:
-    """Waits for one descriptor again and again, entering it into the event loop only when that changes."""
+    """Waits for one descriptor again and again. It stays entered between two waits as long as nothing comes unasked."""
 
     def __init__(self, descriptor: int) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._ready = readiness()
         self._descriptor = descriptor
         self._waiter: asyncio.Future[None] | None = None
-        self._reading = self._writing = False
+        self._reading = False
 
     async def readable(self) -> None:
         if not self._reading:
             self._reading = True
-            self._loop.add_reader(self._descriptor, self._happened)
+            self._ready.watch_reading(self._descriptor, self._happened)
         await self._wait()
 
     async def writable(self) -> None:
-        if not self._writing:
-            self._writing = True
-            self._loop.add_writer(self._descriptor, self._happened)
+        self._ready.watch_writing(self._descriptor, self._happened)
         try:
             await self._wait()
         finally:
-            self._writing = False
-            self._loop.remove_writer(self._descriptor)
+            self._ready.leave_writing(self._descriptor)
 
     def close(self) -> None:
-        """Forget the descriptor."""
+        """Forget the descriptor, which is still open."""
         if self._reading:
             self._reading = False
-            self._loop.remove_reader(self._descriptor)
+            self._ready.leave_reading(self._descriptor)
 
     async def _wait(self) -> None:
-        self._waiter = self._loop.create_future()
-        await self._waiter
+        self._waiter = self._ready.loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
 
     def _happened(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
+        if self._waiter is None:
+            self.close()  # nobody waits, and it would be told again and again
+        elif not self._waiter.done():
             self._waiter.set_result(None)

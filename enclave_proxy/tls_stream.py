@@ -51,7 +51,6 @@ Objection = Callable[[x509.Certificate | None], Refused | None]
 _FOR_THE_VERIFIER = frozenset({UNABLE_TO_GET_ISSUER, CHAIN_TOO_LONG, 2, 18, 19, 21})
 # Beside what `read` gives: the connection failed.
 _BROKEN = -3
-_LEVEL, _ERROR = int(socket.SOL_SOCKET), int(socket.SO_ERROR)
 
 
 class Truncated(ConnectionError):
@@ -68,14 +67,13 @@ class TlsStream:
 
     __slots__ = (
         "_broken", "_certificate", "_context", "_failed", "_given_up", "_last", "_missing_issuer", "_objection",
-        "_option", "_patience", "_peer_random", "_pointer", "_socket", "_ssl", "descriptor", "unread",
+        "_patience", "_peer_random", "_pointer", "_socket", "_ssl", "descriptor", "unread",
     )  # fmt: skip
 
     def __init__(self, context: TlsContext, connection: socket.socket, objection: Objection) -> None:
         self.descriptor = connection.fileno()
         self._socket = connection
         self._context = context
-        self._option = connection.getsockopt
         self._pointer = scratch.pointer
         self._objection = objection
         self._certificate: x509.Certificate | None = None
@@ -232,15 +230,13 @@ class TlsStream:
         size: int = ssl_read(self._ssl, self._pointer, CHUNK)
         if size <= 0:
             return self._say(self._why_not(size))
-        if self._option(_LEVEL, _ERROR):
-            self.unread = True  # see PlainStream: the rest has to be fetched unasked
         # Full records come in rows; anything shorter is the end of a message, and looking further would cost a call
         # into the kernel. OpenSSL reads no record before it is asked for one, so that the descriptor tells of the rest.
         while not size % RECORD and size < CHUNK:
             more: int = ssl_read(self._ssl, self._pointer + size, CHUNK - size)
             if more <= 0:
                 self._last = self._why_not(more)
-                self.unread = self.unread or self._last != WANT_READ
+                self.unread = self._last != WANT_READ
                 break
             size += more
         return size
@@ -264,8 +260,6 @@ class TlsStream:
     def _say(self, last: int) -> int:
         # An end is said again to whoever asks again; OpenSSL would not.
         self._last = last if last in (END, _BROKEN) else WANT_READ
-        if last == WANT_READ and self.unread and self._broken is None:
-            raise Truncated("the connection was reset")
         self.unread = self._last != WANT_READ
         if last == _BROKEN and self._broken is not None:
             raise self._broken
