@@ -159,9 +159,12 @@ def _environment(workload: Workload, directory: Path, anchors: str) -> dict[str,
         "OUTBOUND_LISTEN_ADDR": "127.0.0.1:4140",
         "ADMIN_LISTEN_ADDR": "0.0.0.0:4191",
         "INBOUND_DEFAULT_POLICY": workload.default_policy,
-        "INBOUND_PORTS_DISABLE_PROTOCOL_DETECTION": ",".join(map(str, sorted(workload.opaque))),
+        "INBOUND_CONNECT_TIMEOUT": "5s",  # 0.1 s and 1 s in a cluster; other tests run beside this one
+        "OUTBOUND_CONNECT_TIMEOUT": "5s",
         "SHUTDOWN_GRACE_PERIOD": "1s",
     }
+    if workload.opaque:
+        settings["INBOUND_PORTS_DISABLE_PROTOCOL_DETECTION"] = ",".join(map(str, sorted(workload.opaque)))
     return {f"LINKERD2_PROXY_{name}": value for name, value in settings.items()}
 
 
