@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -40,6 +41,12 @@ LIMITS = (
 ADMIN_PORT = 15090
 
 
+def leashed(*command: str) -> list[str]:
+    """The command line of a process that ends with this one, however this one ends."""
+    leash = ROOT / "enclave_proxy" / "exec_app.py"
+    return [sys.executable, "-I", "-S", str(leash), str(os.getpid()), shutil.which(command[0]) or "", *command]
+
+
 class Hub(Namespace):
     """The namespace that this process lives in."""
 
@@ -63,10 +70,8 @@ class NetworkMesh(MeshHarness):
         if pod is None:
             return await super()._start(command, env, cwd)
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("EDG_", "MARBLE"))}  # noqa: TID251
-        leash = ROOT / "enclave_proxy" / "exec_app.py"
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", str(leash), str(os.getpid()), "/usr/bin/nsenter"),
-            *pod.argv(sys.executable, "-m", "marblemesh", *command),
+            *leashed(*pod.argv(sys.executable, "-m", "marblemesh", *command)),
             env={**inherited, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT), **env},
             cwd=cwd,
             stderr=PIPE,
@@ -158,7 +163,7 @@ class World:
             ways.append(f"{marble}={self.found_at(marble)}:{port}>{self.ip(marble)}:{port}")
         control = self.directory / "box.sock"
         with self.box_log.open("wb") as log:
-            command = (sys.executable, "-m", "tests.soak.middlebox", str(control), *ways)
+            command = leashed(sys.executable, "-m", "tests.soak.middlebox", str(control), *ways)
             self.box = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stderr=log)
         async with asyncio.timeout(30):
             while not control.exists():
@@ -248,7 +253,7 @@ class World:
         argv = self.pods["web"].argv(
             sys.executable, "-m", "tests.soak.chaos_client", str(seed), str(connections), *targets
         )
-        return await asyncio.create_subprocess_exec(*argv, stdin=PIPE, stdout=PIPE, cwd=ROOT, limit=1 << 20)
+        return await asyncio.create_subprocess_exec(*leashed(*argv), stdin=PIPE, stdout=PIPE, cwd=ROOT, limit=1 << 20)
 
     async def stop(self) -> None:
         if self._orders is not None:
