@@ -97,6 +97,18 @@ async def test_the_peers_certificate_is_the_meshs_and_not_linkerds(mesh: PodMesh
     assert f'peer_connections_total{{listener="inbound|{PORT}",peer="web"}}' in metrics
 
 
+async def test_the_worker_knows_the_peer_by_name_and_sees_its_own_pods_address(mesh: PodMesh) -> None:
+    await asked(mesh, b"hello")
+    log = mesh.access_log("db")
+    seen: set[str] = set()
+    async with asyncio.timeout(PATIENCE):
+        while not seen:
+            await asyncio.sleep(0.05)
+            ended = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+            seen = {line["address"].rpartition(":")[0] for line in ended if "/web/" in (line["peer"] or "")}
+    assert seen == {B}
+
+
 async def test_activation_and_xds_go_through_linkerd_like_any_tls(mesh: PodMesh) -> None:
     outbound, inbound = await mesh.town.a.metrics(), await mesh.town.b.metrics()
     identities = {"server_id": mesh.town.b.workload.identity, "client_id": mesh.town.a.workload.identity}

@@ -54,7 +54,12 @@ class PodMesh(MeshHarness):
         address = pod.workload.address
         env = {"EDG_MARBLE_DNS_NAMES": f"localhost,{address}", "EDG_MARBLE_ADVERTISE": address}
         self._inside = pod.namespace
-        return await self.start_worker(marble_type, *command, env=env)
+        flags = ("--access-log", str(self.access_log(marble_type)))
+        return await self.start_worker(marble_type, *command, env=env, flags=flags)
+
+    def access_log(self, marble_type: str) -> Path:
+        """Where a worker writes a line for each connection that has ended."""
+        return self.directory / f"{marble_type}.access"
 
     async def request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, str]:
         url = f"https://{self.client_addr}{path}"
