@@ -15,6 +15,7 @@ from marblemesh.gramine.libraries import GLIBC, canonical, interpreter, is_elf, 
 
 # Taken module by module, so that a worker's enclave has no file of the Coordinator.
 FIRST_PARTY = ("enclave_proxy", "manifests", "marblemesh", "sds", "xds_server")
+DISTRIBUTION = "marblemesh"
 # It imports the program that was asked for, and could import all others.
 DISPATCHER = "marblemesh.__main__"
 _PROBE = Path(__file__).with_name("probe.py")
@@ -77,6 +78,7 @@ def _probe(python: Path, program: Program) -> dict[str, Any]:
         "included": program.included,
         "scripts": [str(path) for path in program.scripts],
         "first_party": FIRST_PARTY,
+        "distributions": [DISTRIBUTION],
         "closed": [DISPATCHER],
     }
     # -P: a folder that the shell happens to be in is no part of the program.

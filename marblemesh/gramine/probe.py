@@ -2,7 +2,7 @@
 """Run by the environment's own interpreter, which may lack everything but the standard library.
 
 `python probe.py` reads a request from stdin and writes an answer to stdout, both JSON; see `answer`. It imports the
-request's modules, which loads what they load at once, and then reads the source of everything loaded for imports that
+request's modules, which loads what they load at once, and then reads the code of everything loaded for imports that
 happen later, inside functions, without carrying them out. The standard library and first-party packages are taken
 module by module. Of any other package that is reached all files are taken: such packages load parts of themselves by
 names that no reading finds, and have data beside their code. From one such package into another only what is loaded at
@@ -12,7 +12,7 @@ program.
 
 from __future__ import annotations
 
-import ast
+import dis
 import functools
 import importlib
 import importlib.machinery
@@ -20,27 +20,29 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import pkgutil
 import re
 import ssl
 import sys
 import sysconfig
 import zoneinfo
 from collections.abc import Iterable, Iterator
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from types import CodeType
 from typing import Any
 
 # Parts of the standard library that other parts of it name and no service needs.
 LEFT_OUT = frozenset(
     "test tkinter idlelib turtle turtledemo lib2to3 ensurepip pydoc doctest pdb unittest".split()  # noqa: SIM905
 )
-INDENTED = re.compile(rb"^[ \t]+(?:import|from)[ \t]", re.MULTILINE)
-BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
+IMPORT_NAME = dis.opmap["IMPORT_NAME"]
 SKIPPED_SUFFIXES = (".pyc", ".pyi", ".pyx", ".c", ".h")
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """`modules`: to import. `scripts`: to read for imports, not to run. `first_party`: top-level names that are taken
-    module by module. `closed`: modules whose later imports are not followed.
+    """`modules`: to import. `included`: modules, and `scripts`: files, to read for imports and not to run.
+    `first_party`: top-level names that are taken module by module. `distributions`: whose metadata is read at run time.
+    `closed`: modules whose later imports are not followed.
 
     Gives `files`, `missing` (modules that were asked for and are not there) and facts about the interpreter.
     """
@@ -53,10 +55,15 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
             missing.append(error.name or name)
     for name in sorted(sys.modules):
         walker.loaded(name)
+    # Found by name, when somebody decodes something: `idna` at the first look-up of a host.
+    for found in pkgutil.iter_modules(importlib.import_module("encodings").__path__, "encodings."):
+        walker.reach(found.name)
     missing.extend(name for name in request["included"] if not walker.reach(name))
     for path in request["scripts"]:
         walker.script(path)
     walker.finish()
+    for name in request["distributions"]:
+        walker.take_folder(metadata_folder(name))
     return {
         "files": sorted(walker.files | set(mapped_files()) | set(start_files())),
         "missing": sorted(set(missing)),
@@ -76,6 +83,7 @@ class Walker:
         self.whole: set[str] = set()
         self.queue: list[tuple[str, str, bool]] = []
         self.uses_zones = False
+        self.installed = [os.path.abspath(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
         self.stdlib = [os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")]
 
     def loaded(self, name: str) -> None:
@@ -98,14 +106,12 @@ class Walker:
         if spec is None:
             return False
         self.seen.add(name)
-        origin = spec.origin if spec.has_location else None
+        # A frozen module is part of the interpreter, which looks for the source all the same: `os.py` is its landmark.
+        origin = spec.origin if spec.has_location else getattr(spec.loader_state, "filename", None)
         if origin is None:
-            return True  # built in, frozen, or a folder without __init__.py
+            return True  # built in, or a folder without __init__.py
         origin = os.path.abspath(origin)
         self.files.add(origin)
-        frozen_source = getattr(spec.loader_state, "filename", None)
-        if frozen_source:
-            self.files.add(frozen_source)
         top = name.partition(".")[0]
         if not self.is_stdlib(origin) and top not in self.first_party:
             self.take_whole(top)
@@ -135,6 +141,9 @@ class Walker:
     def is_stdlib(self, path: str) -> bool:
         real = os.path.realpath(path)
         return any(real.startswith(root + os.sep) for root in self.stdlib) and "site-packages" not in real
+
+    def is_installed(self, path: str) -> bool:
+        return any(path.startswith(root + os.sep) for root in self.installed)
 
     def take_whole(self, top: str) -> None:
         if top in self.whole:
@@ -166,21 +175,19 @@ class Walker:
             name, origin, package = self.queue.pop()
             if name in self.closed or not origin.endswith(".py"):
                 continue
-            with open(origin, "rb") as file:
-                source = file.read()
-            if name in sys.modules and not INDENTED.search(source):
-                continue  # all of its imports have happened
             try:
-                tree = ast.parse(source)
+                code = SourceFileLoader(name, origin).get_code(name)  # compiled before, as a rule
             except SyntaxError:
                 continue  # written for another version of Python, and never imported by this one
+            if code is None:
+                continue
             top = name.partition(".")[0]
-            ours = not name or top in self.first_party
-            standard = bool(name) and self.is_stdlib(origin)
-            for wanted in imports(tree, name, package):
-                if ours or self.may_follow(top, standard, wanted.partition(".")[0]):
+            first_party, standard = top in self.first_party, bool(name) and self.is_stdlib(origin)
+            app = not (first_party or standard or self.is_installed(origin))
+            for wanted in imports(code, name, package):
+                if first_party or app or self.may_follow(top, standard, wanted.partition(".")[0]):
                     self.reach(wanted)
-                self.uses_zones |= not name and wanted == "zoneinfo"
+                self.uses_zones |= app and wanted == "zoneinfo"
 
     def may_follow(self, top: str, standard: bool, wanted: str) -> bool:
         if wanted in self.seen or wanted == top:
@@ -190,33 +197,20 @@ class Walker:
         return not standard and wanted in required(top)
 
 
-def imports(tree: ast.AST, name: str, package: bool) -> Iterator[str]:
-    """Every module that a module's code may import, in functions too, but not what is only for type checkers."""
-    base = name if package else name.rpartition(".")[0]
-    pending: list[ast.AST] = [tree]
+def imports(code: CodeType, name: str, package: bool) -> Iterator[str]:
+    """Every module that a module's code may import, in functions too."""
+    base = (name if package else name.rpartition(".")[0]).split(".")
+    pending = [code]
     while pending:
-        node = pending.pop()
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            source = node.module or ""
-            if node.level:
-                parts = base.split(".")
-                kept = parts[: len(parts) - node.level + 1]
-                source = ".".join([*kept, source] if source else kept)
+        block = pending.pop()
+        pending.extend(constant for constant in block.co_consts if isinstance(constant, CodeType))
+        if IMPORT_NAME not in block.co_code[::2]:
+            continue
+        for target, level, names in dis._find_imports(block):  # type: ignore[attr-defined]
+            source = ".".join([*base[: len(base) - level + 1], *([target] if target else [])]) if level else target
             if source:
                 yield source
-                yield from (f"{source}.{alias.name}" for alias in node.names if alias.name != "*")
-        if isinstance(node, ast.If) and for_type_checkers(node.test):
-            pending.extend(node.orelse)
-            continue
-        for block in BLOCKS:  # imports are statements: no need to look into expressions
-            pending.extend(getattr(node, block, ()))
-
-
-def for_type_checkers(test: ast.expr) -> bool:
-    last = test.attr if isinstance(test, ast.Attribute) else test.id if isinstance(test, ast.Name) else ""
-    return last == "TYPE_CHECKING"
+                yield from (f"{source}.{found}" for found in names or () if found != "*")
 
 
 @functools.cache
@@ -227,8 +221,12 @@ def owners() -> dict[str, list[str]]:
 
 @functools.cache
 def metadata_folders(top: str) -> list[str]:
-    found = {str(getattr(importlib.metadata.distribution(name), "_path", "")) for name in owners().get(top, ())}
+    found = {metadata_folder(name) for name in owners().get(top, ())}
     return sorted(folder for folder in found if os.path.isdir(folder))
+
+
+def metadata_folder(distribution: str) -> str:
+    return str(getattr(importlib.metadata.distribution(distribution), "_path", ""))
 
 
 @functools.cache
@@ -253,8 +251,6 @@ def start_files() -> Iterable[str]:
     yield os.path.abspath(sys.executable)
     if os.path.exists(path := os.path.join(sys.prefix, "pyvenv.cfg")):
         yield path
-    encodings = os.path.dirname(str(importlib.import_module("encodings").__file__))
-    yield from (os.path.join(encodings, name) for name in os.listdir(encodings) if name.endswith(".py"))
     data = importlib.util.find_spec(sysconfig._get_sysconfigdata_name())  # type: ignore[attr-defined]
     if data is not None and data.origin is not None:
         yield data.origin
