@@ -35,6 +35,7 @@ PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 PATIENCE = 10.0
 # More than a node with thousands of services has.
 MAX_LISTING = 32 * 1024 * 1024
+FAMILIES = ("iptables", "ip6tables")
 _IF_INET6 = Path("/proc/net/if_inet6")
 
 
@@ -81,18 +82,20 @@ class Nft:
 
     async def objection(self) -> str | None:
         """See Firewall."""
-        listing = await call("nft", "-j", "list", "ruleset")
+        listing = await call("nft", "-j", "list", "chains")
         try:
             found = nft_objection(listing)
         except (ValueError, KeyError, TypeError) as error:
-            raise FirewallError(f"nft -j list ruleset: cannot be understood ({type(error).__name__})") from error
+            raise FirewallError(f"nft -j list chains: cannot be understood ({type(error).__name__})") from error
         if found is not None:
             return found
         if await self._list_own() != self._own:
             return f"somebody has changed table inet {TABLE}"
-        if program("iptables-save") is None:
-            return None
-        return foreign_proxy(await call("iptables-save", "-t", "nat"), self._proxies)
+        try:
+            saved = await call("iptables-save", "-t", "nat")
+        except FirewallError:
+            return None  # not installed, or closed to this user: then Linkerd's rules cannot be looked at
+        return foreign_proxy(saved, self._proxies)
 
     async def _list_own(self) -> str:
         return await call("nft", "-s", "list", "table", "inet", TABLE)
@@ -147,7 +150,8 @@ def choose(kind: str) -> tuple[Firewall, list[Firewall]]:
     if kind == "nft" or (kind == "auto" and nft):
         if not nft:
             raise ConfigError(_missing("nft", kind))
-        return Nft(), [Iptables()] if iptables else []
+        families = [family for family in FAMILIES if program(f"{family}-save") is not None]
+        return Nft(), [Iptables(families)] if families else []
     if not iptables:
         raise ConfigError(_missing("nft or iptables" if kind == "auto" else "iptables", kind))
     return Iptables(), [Nft()] if nft else []
@@ -156,10 +160,10 @@ def choose(kind: str) -> tuple[Firewall, list[Firewall]]:
 def iptables_families() -> tuple[str, ...]:
     """`iptables`, and `ip6tables` where there is IPv6. Raises ConfigError where IPv6 could not be captured."""
     if not _IF_INET6.exists() or not _IF_INET6.read_text().strip():
-        return ("iptables",)
+        return FAMILIES[:1]
     if program("ip6tables-save") is None:
         raise ConfigError(_missing("ip6tables", "iptables"))
-    return ("iptables", "ip6tables")
+    return FAMILIES
 
 
 def program(name: str) -> str | None:

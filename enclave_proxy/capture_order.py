@@ -20,21 +20,19 @@ _PROXY_USER = re.compile(r"^-A PROXY_INIT_OUTPUT .*--uid-owner (\d+)\b.* -j RETU
 
 
 def nft_objection(listing: str) -> str | None:
-    """What is wrong with the order, given `nft -j list ruleset`; None if nothing is. Raises ValueError if the listing
+    """What is wrong with the order, given `nft -j list chains`; None if nothing is. Raises ValueError if the listing
     is none."""
     found = json.loads(listing)["nftables"]
     chains = [entry["chain"] for entry in found if "chain" in entry]
-    busy = {_place(entry["rule"], "chain") for entry in found if "rule" in entry}
     own = [c for c in chains if c["family"] == "inet" and c["table"] == TABLE and c["name"] == "output"]
     if not own:
         return f"table inet {TABLE} is gone"
     for chain in _before(chains, own[0]["prio"]):
-        if _place(chain, "name") in busy:
-            where = f"chain {chain['name']} of table {chain['family']} {chain['table']}"
-            return (
-                f"{where} (priority {chain['prio']}) comes before ours (priority {own[0]['prio']}): whatever it "
-                "redirects goes around the worker. Remove it, or give it a higher priority"
-            )
+        where = f"chain {chain['name']} of table {chain['family']} {chain['table']}"
+        return (
+            f"{where} (priority {chain['prio']}) comes before ours (priority {own[0]['prio']}): whatever it "
+            "redirects goes around the worker. Remove it, or give it a higher priority"
+        )
     return None
 
 
@@ -44,10 +42,6 @@ def _before(chains: list[dict[str, Any]], priority: int) -> Iterator[dict[str, A
         # With equal priorities the order is that of their making, which no listing shows.
         if redirects and chain["prio"] <= priority:
             yield chain
-
-
-def _place(entry: dict[str, Any], name: str) -> tuple[str, str, str]:
-    return entry["family"], entry["table"], entry[name]
 
 
 def iptables_objection(saved: str) -> str | None:

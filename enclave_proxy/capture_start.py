@@ -41,7 +41,11 @@ async def capturing_relay(
         worker = os.geteuid()
         await firewall.check(_every_kind(worker, settings.proxies))
         for other in others:
-            await other.remove()
+            try:
+                await other.remove()
+            except FirewallError as error:
+                # If anything of ours is there and takes what it should not, the first look finds out.
+                log.info("cannot look whether an earlier worker has left other rules", reason=str(error))
         return CapturingRelay(log, limits, firewall, worker, user.uid, settings.proxies, access_log, claim)
     except FirewallError as error:
         claim.close()
