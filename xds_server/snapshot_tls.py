@@ -11,6 +11,10 @@ ports. A type that the manifest drops still matches it; what ends it is that
   the bundle, within seconds, an Envoy refuses what it has;
 - after that the mark in the listener changes (`Place.types`), and an Envoy drains what it had admitted before.
 
+No session is resumed: an Envoy that resumes one does not look at the peer's certificate again, so that an identity
+could be of use after its end for as long as tickets are taken. Our own relay never resumes. Where no certificate is
+asked for, there is none to skip.
+
 Envoy keys a secret's subscription by its name and the *bytes* of the ConfigSource. Bytes that change between two
 versions of this software would make every Envoy drop its certificates for a moment, so they are fixed in one place and
 a test pins them.
@@ -23,7 +27,7 @@ from collections.abc import Iterable
 from cryptography import x509
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import Message
-from google.protobuf.wrappers_pb2 import BoolValue
+from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from manifests.model import ConnectionOptions, Incoming, Manifest, Outgoing
 from sds.identity import RESERVED_DOMAIN, any_marble_prefix, type_prefix, uri_names
@@ -74,6 +78,8 @@ def downstream(incoming: Incoming, manifest: Manifest, trust_domain: str) -> env
     context = envoy_pb2.DownstreamTlsContext(
         common_tls_context=_common(matchers, bundle_name(incoming, manifest), incoming.tls),
         require_client_certificate=BoolValue(value=True),
+        disable_stateless_session_resumption=True,
+        disable_stateful_session_resumption=True,
     )
     return envoy_pb2.TransportSocket(name="tls", typed_config=pack(DOWNSTREAM_TLS, context))
 
@@ -102,7 +108,7 @@ def upstream(outgoing: Outgoing, manifest: Manifest, trust_domain: str, sni: str
     peer = outgoing.peer or (outgoing.addr if outgoing.addr in manifest.marbles else None)
     prefix = any_marble_prefix(trust_domain) if peer is None else type_prefix(trust_domain, peer)
     common = _common([_prefix(prefix)], BUNDLE_NAME, outgoing.tls)
-    context = envoy_pb2.UpstreamTlsContext(common_tls_context=common, sni=sni)
+    context = envoy_pb2.UpstreamTlsContext(common_tls_context=common, sni=sni, max_session_keys=UInt32Value(value=0))
     return envoy_pb2.TransportSocket(name="tls", typed_config=pack(UPSTREAM_TLS, context))
 
 

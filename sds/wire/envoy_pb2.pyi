@@ -138,20 +138,26 @@ class CommonTlsContext(_message.Message):
     def __init__(self, tls_params: _Optional[_Union[TlsParameters, _Mapping]] = ..., alpn_protocols: _Optional[_Iterable[str]] = ..., tls_certificate_sds_secret_configs: _Optional[_Iterable[_Union[SdsSecretConfig, _Mapping]]] = ..., validation_context_sds_secret_config: _Optional[_Union[SdsSecretConfig, _Mapping]] = ..., combined_validation_context: _Optional[_Union[CombinedCertificateValidationContext, _Mapping]] = ...) -> None: ...
 
 class DownstreamTlsContext(_message.Message):
-    __slots__ = ("common_tls_context", "require_client_certificate")
+    __slots__ = ("common_tls_context", "require_client_certificate", "disable_stateless_session_resumption", "disable_stateful_session_resumption")
     COMMON_TLS_CONTEXT_FIELD_NUMBER: _ClassVar[int]
     REQUIRE_CLIENT_CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    DISABLE_STATELESS_SESSION_RESUMPTION_FIELD_NUMBER: _ClassVar[int]
+    DISABLE_STATEFUL_SESSION_RESUMPTION_FIELD_NUMBER: _ClassVar[int]
     common_tls_context: CommonTlsContext
     require_client_certificate: _wrappers_pb2.BoolValue
-    def __init__(self, common_tls_context: _Optional[_Union[CommonTlsContext, _Mapping]] = ..., require_client_certificate: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ...) -> None: ...
+    disable_stateless_session_resumption: bool
+    disable_stateful_session_resumption: bool
+    def __init__(self, common_tls_context: _Optional[_Union[CommonTlsContext, _Mapping]] = ..., require_client_certificate: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ..., disable_stateless_session_resumption: _Optional[bool] = ..., disable_stateful_session_resumption: _Optional[bool] = ...) -> None: ...
 
 class UpstreamTlsContext(_message.Message):
-    __slots__ = ("common_tls_context", "sni")
+    __slots__ = ("common_tls_context", "sni", "max_session_keys")
     COMMON_TLS_CONTEXT_FIELD_NUMBER: _ClassVar[int]
     SNI_FIELD_NUMBER: _ClassVar[int]
+    MAX_SESSION_KEYS_FIELD_NUMBER: _ClassVar[int]
     common_tls_context: CommonTlsContext
     sni: str
-    def __init__(self, common_tls_context: _Optional[_Union[CommonTlsContext, _Mapping]] = ..., sni: _Optional[str] = ...) -> None: ...
+    max_session_keys: _wrappers_pb2.UInt32Value
+    def __init__(self, common_tls_context: _Optional[_Union[CommonTlsContext, _Mapping]] = ..., sni: _Optional[str] = ..., max_session_keys: _Optional[_Union[_wrappers_pb2.UInt32Value, _Mapping]] = ...) -> None: ...
 
 class Secret(_message.Message):
     __slots__ = ("name", "tls_certificate", "validation_context", "generic_secret")

@@ -5,6 +5,7 @@ them from the same resources; OpenSSL's command and the standard library's TLS a
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -138,3 +139,54 @@ async def outgoing(ports: Ports, peer: Shown) -> None:
     assert await answer(ports.peer_open, ports.app_open, TLS_1_3, "h2", "http/1.1") == b"h2:ping"
     assert await answer(ports.peer_plain, ports.app_plain, TLS_1_3, "h2") == b"None:ping"
     assert await answer(ports.peer_plain, ports.app_plain, TLS_1_2) == b""
+
+
+@pytest.mark.parametrize("data_plane", [an_envoy, a_relay])
+@pytest.mark.parametrize("version", [TLS_1_2, TLS_1_3])
+async def test_no_session_is_resumed(data_plane: DataPlane, version: ssl.TLSVersion, tmp_path: Path) -> None:
+    """A resumed session skips the certificate, and so could outlive what it was allowed by."""
+    ports = Ports(*(free_port() for _ in range(6)))
+    made = town(ports)
+    web = made.activate("web")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.maximum_version = version
+    good(made.ca, "db").load(context)
+
+    def ask(session: ssl.SSLSession | None) -> tuple[bool | None, ssl.SSLSession | None]:
+        with (
+            socket.create_connection(("127.0.0.1", ports.open), timeout=20) as raw,
+            context.wrap_socket(raw, session=session) as tls,
+        ):
+            tls.sendall(b"x")
+            assert tls.recv(1) == b"x"
+            return tls.session_reused, tls.session
+
+    async with echo_app(tmp_path / f"{ports.open}.sock"), data_plane(made, web, tmp_path):
+        _, session = await asyncio.to_thread(ask, None)
+        assert session is not None
+        assert (await asyncio.to_thread(ask, session))[0] is False
+        assert await dialled(ports, good(made.ca, "db"), version) == [False, False]
+
+
+async def dialled(ports: Ports, peer: Shown, version: ssl.TLSVersion) -> list[bool]:
+    """Whether each of two connections to a peer, which would resume, was resumed."""
+    resumed = list[bool]()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.maximum_version = version
+    peer.load(context)
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        resumed.append(writer.get_extra_info("ssl_object").session_reused)
+        writer.write(await reader.read(1))
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(echo, "127.0.0.1", ports.peer_open, ssl=context):
+        for _ in range(2):
+            reader, writer = await asyncio.open_connection("127.0.0.1", ports.app_open)
+            writer.write(b"x")
+            async with asyncio.timeout(20):
+                assert await reader.readexactly(1) == b"x"
+            writer.close()
+    return resumed
