@@ -18,8 +18,8 @@ from tests.kit.linkerd_control import Workload
 from tests.kit.linkerd_metrics import label_names, total
 from tests.kit.linkerd_peers import app_tls, client_hello, connected, echo, refused, unverified
 from tests.kit.linkerd_pod import Town, meshed
-from tests.kit.linkerd_rules import Rules
-from tests.kit.netns import namespaces_needed
+from tests.kit.linkerd_rules import OUTPUT_CHAIN, REDIRECT_CHAIN, Firewall, Rules, install, saved
+from tests.kit.netns import Namespace, namespaces_needed
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 DETECTED, OPAQUE, SKIPPED, GUARDED, METERED = 9000, 9001, 9002, 9003, 9004
@@ -38,6 +38,20 @@ async def town() -> AsyncIterator[Town]:
     target = Workload("b", B, opaque={OPAQUE}, skipped={SKIPPED})
     async with meshed(Workload("a", A), target, rules=Rules(skip, skip), environment=TIMES) as made:
         yield made
+
+
+@pytest.mark.parametrize("firewall", ["iptables-nft", "ip6tables-nft"])
+async def test_the_redirection_is_refilled_and_keeps_its_place_when_it_is_installed_again(firewall: Firewall) -> None:
+    namespaces_needed(f"{firewall}-restore")
+    with Namespace("pod") as pod:
+        install(pod, Rules(skip_inbound=("1-2", "9000")), firewall)
+        pod.run(firewall, "-t", "nat", "-A", "OUTPUT", "-j", "ACCEPT")  # somebody else's, after it
+        install(pod, firewall=firewall)
+        rules = [line.split() for line in saved(pod, firewall) if line.startswith("-A")]
+    assert [rule[-1] for rule in rules if rule[1] == "OUTPUT"] == [OUTPUT_CHAIN, "ACCEPT"]
+    assert [rule[-1] for rule in rules if rule[1] == "PREROUTING"] == [REDIRECT_CHAIN]
+    ignored = [rule[rule.index("--dports") + 1] for rule in rules if rule[1] == REDIRECT_CHAIN and "--dports" in rule]
+    assert ignored == ["4190,4191,4567,4568"]
 
 
 async def test_the_app_sees_its_own_pods_address_whoever_connects(town: Town) -> None:
