@@ -11,27 +11,10 @@ from typer.completion import completion_init  # type: ignore[attr-defined]
 from typer.core import TyperGroup
 
 from manifests.errors import ManifestError
-from marblemesh.cli import (
-    certificate_verbs,
-    envoy_verbs,
-    gramine_verbs,
-    help_verbs,
-    inject_verbs,
-    linkerd_verbs,
-    manifest_verbs,
-    package_verbs,
-    proxy_verbs,
-    recovery_verbs,
-    secret_verbs,
-    status_verbs,
-    xds_verbs,
-)
 from marblemesh.cli.errors import CliError
+from marblemesh.cli.verbs import register
 from marblemesh.client import ClientError, RequestRefused
 from sds.attestation.errors import AttestationError
-
-_PROGRAMS = "Programs"
-_RECOVERY = "Recovery"
 
 
 class _Verbs(TyperGroup):
@@ -48,71 +31,6 @@ class _Verbs(TyperGroup):
         return [item for item in super().shell_complete(ctx, incomplete) if " " not in str(item.value)]
 
 
-app = typer.Typer(
-    name="marblemesh",
-    cls=_Verbs,
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["--help", "-h"]},
-    help="A service mesh for confidential computing: mTLS ends inside the enclave, and one attestation statement "
-    "proves the whole app.",
-    epilog="Try it: marblemesh demo  ·  Then: marblemesh manifest check FILE, marblemesh coordinator --simulation, "
-    "marblemesh manifest set FILE localhost:4433 --simulation",
-)
-app.add_typer(manifest_verbs.verbs, name="manifest")
-app.add_typer(certificate_verbs.verbs, name="certificate")
-app.add_typer(secret_verbs.verbs, name="secret")
-app.add_typer(xds_verbs.verbs, name="xds")
-app.add_typer(envoy_verbs.verbs, name="envoy")
-app.add_typer(linkerd_verbs.verbs, name="linkerd")
-app.command(epilog="Example: marblemesh status coordinator:4433 --era-config era-config.json")(status_verbs.status)
-app.command(epilog="Example: marblemesh verify localhost:4433 --simulation -o json")(status_verbs.verify)
-app.command("package-info", epilog="Example: marblemesh package-info app.sig -o json")(package_verbs.package_info)
-app.command(
-    "gramine-manifest",
-    epilog="Example: marblemesh gramine-manifest fused --marble-type web --app app.py -o web.manifest",
-)(gramine_verbs.gramine_manifest)
-app.command(epilog="Example: marblemesh version -o json")(status_verbs.version)
-app.command(epilog="Example: marblemesh completion bash > ~/.local/share/bash-completion/completions/marblemesh")(
-    help_verbs.completion
-)
-app.command("help", epilog="Example: marblemesh help manifest set")(help_verbs.help_)
-
-_KUBERNETES = "Kubernetes"
-app.command(
-    epilog="Example: marblemesh inject -f web.yaml --manifest manifest.json --linkerd opaque | kubectl apply -f -",
-    rich_help_panel=_KUBERNETES,
-)(inject_verbs.inject)
-app.command(
-    epilog="Example: kubectl get deploy web -o yaml | marblemesh uninject | kubectl apply -f -",
-    rich_help_panel=_KUBERNETES,
-)(inject_verbs.uninject)
-
-_BY_SIGNATURE = "recover-with-signature"
-app.command(epilog="Example: marblemesh recover secret coordinator:4433 --key recovery.key", rich_help_panel=_RECOVERY)(
-    recovery_verbs.recover
-)
-app.command(
-    _BY_SIGNATURE,
-    epilog=f"Example: marblemesh {_BY_SIGNATURE} secret.enc coordinator:4433 -s secret.sig",
-    rich_help_panel=_RECOVERY,
-)(recovery_verbs.recover_with_signature)
-for _name, _verb, _example in (
-    ("public-key", recovery_verbs.public_key, "coordinator:4433 -o coordinator.pem"),
-    (
-        "encrypt-secret",
-        recovery_verbs.encrypt_secret,
-        "secret --key recovery.key --coordinator-pub-key coordinator.pem -o secret.enc",
-    ),
-    ("sign-secret", recovery_verbs.sign_secret, "secret --key recovery.key -o secret.sig"),
-):
-    _example = f"Example: marblemesh {_BY_SIGNATURE} {_name} {_example}"
-    app.command(f"{_BY_SIGNATURE} {_name}", epilog=_example, rich_help_panel=_RECOVERY)(_verb)
-    app.command(f"recover {_name}", epilog=_example, hidden=True)(_verb)
-
-
 # The Coordinator says these in MarbleRun's words, whatever was asked of it.
 _HINTS = {
     "requested value not set": "no manifest is in force; 'marblemesh status' says whether one can be set, or has to be "
@@ -123,28 +41,28 @@ _HINTS = {
 }
 
 
-def _program(name: str, help_text: str) -> None:
-    """List a program that `marblemesh` starts before it comes here; loading it would bring its libraries along."""
-
-    def elsewhere() -> None:
-        raise CliError(f"{name} is a program of its own: run 'marblemesh {name}'")
-
-    app.command(
-        name,
-        help=help_text,
-        rich_help_panel=_PROGRAMS,
-        add_help_option=False,
-        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    )(elsewhere)
+def _no_verb() -> None:
+    pass
 
 
-_program("coordinator", "The control plane: verifies quotes against the manifest, issues certificates, speaks xDS.")
-_program("proxy", "A Marble's worker: attests, starts the app, terminates mTLS in front of it.")
-app.command(
-    "proxy status", epilog="Example: marblemesh proxy status --admin-addr localhost:15090", rich_help_panel=_PROGRAMS
-)(proxy_verbs.status)
-_program("injector", "The Kubernetes admission webhook: makes Marbles of labelled pods when they are created.")
-_program("demo", "A whole confidential app on this machine, beside a real Envoy, in simulated enclaves.")
+def _tree(words: Sequence[str]) -> typer.Typer:
+    """The verbs that a command line may mean; others are not loaded, because their libraries take time."""
+    app = typer.Typer(
+        name="marblemesh",
+        cls=_Verbs,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["--help", "-h"]},
+        help="A service mesh for confidential computing: mTLS ends inside the enclave, and one attestation statement "
+        "proves the whole app.",
+        epilog="Try it: marblemesh demo  ·  Then: marblemesh manifest check FILE, marblemesh coordinator --simulation, "
+        "marblemesh manifest set FILE localhost:4433 --simulation",
+    )
+    app.callback()(_no_verb)  # with one verb loaded it is still a tree
+    register(app, words[0] if words else "")
+    return app
 
 
 class _Usage(Protocol):
@@ -159,7 +77,9 @@ def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Carry out one command line and return its exit status: 0 good, 1 failed or the answer is no, 2 wrong usage."""
     completion_init()  # in the shell's completion the arguments come by environment, and click answers
     try:
-        result: Any = app(args=list(arguments), prog_name="marblemesh", standalone_mode=False, obj=environment)
+        result: Any = _tree(arguments)(
+            args=list(arguments), prog_name="marblemesh", standalone_mode=False, obj=environment
+        )
     except _UsageError as error:
         return _usage(error)
     except RequestRefused as error:

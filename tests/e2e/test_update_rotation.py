@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 
 async def test_updates_drop_no_connection_and_cut_off_in_time_who_is_no_longer_allowed() -> None:
-    size = Size(marbles=4, connections=10, updates=5)
+    size = Size(marbles=3, connections=5, updates=2, pause=0.02)
     result = await run(size)
     assert result.requests > size.marbles * size.connections * size.updates
     assert result.fresh > size.updates
