@@ -134,3 +134,17 @@ async def test_at_the_end_no_rule_is_left(mesh: Pair) -> None:
         await worker.wait()
     assert mesh.rules("client").lower().count("marblemesh") == 0
     assert mesh.rules("server").lower().count("marblemesh") == 0
+
+
+async def test_a_worker_around_whom_its_app_would_talk_does_not_start_it(mesh: Pair) -> None:
+    early = "chain early { type nat hook output priority -150; tcp dport 9000 redirect to :4140; }"
+    mesh.pods["client"].run("nft", "-f", "-", stdin=f"table ip other {{\n{early}\n}}\n")
+    refused = await mesh.start_captured("client", mesh.how, *SLEEP)
+    assert await refused.wait() == 1
+    reason = (await refused.logged("cannot go on"))["reason"]
+    assert reason.startswith("capture does not work here: ")
+    # nft's listing names the chain; iptables' knows nothing of it, but the probe has not arrived.
+    says = "chain early of table ip other (priority -150)" if mesh.how == "nft" else ":9000 as the app's user did not"
+    assert says in reason
+    assert not any(line.get("event") == "app started" for line in refused.lines)
+    assert mesh.rules("client").lower().count("marblemesh") == 0

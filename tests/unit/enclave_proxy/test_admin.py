@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from types import SimpleNamespace
 
 import aiohttp
 import pytest
@@ -112,6 +113,15 @@ async def test_readiness_says_which_listeners_are_missing_and_why() -> None:
         assert (await get(client, "/readyz"))[1].splitlines()[1] == "the app is not running"
         health.session = refusing.session
         assert "no configuration in force yet: cannot listen on 127.0.0.1:8080" in (await get(client, "/readyz"))[1]
+
+
+async def test_readiness_says_why_the_app_may_talk_around_the_worker() -> None:
+    health, _ = await running()
+    health.capture = capturing = SimpleNamespace(problem=None)
+    async with served(health) as client:
+        assert (await get(client, "/readyz"))[0] == 200
+        capturing.problem = "somebody's rules come before ours"
+        assert (await get(client, "/readyz")) == (503, "somebody's rules come before ours\n")
 
 
 async def test_a_marble_that_was_turned_out_is_not_ready_and_says_why() -> None:
