@@ -146,6 +146,9 @@ def downstream_tls(peers: Peers) -> Config:
     context: Config = {
         "@type": f"{TLS}DownstreamTlsContext",
         "require_client_certificate": True,
+        # A resumed session skips the certificate: an identity could be of use after its end.
+        "disable_stateless_session_resumption": True,
+        "disable_stateful_session_resumption": True,
         "common_tls_context": _attested(peers.matchers()),
     }
     return {"name": "tls", "typed_config": context}
@@ -153,7 +156,11 @@ def downstream_tls(peers: Peers) -> Config:
 
 def upstream_tls(peers: Peers, sni: str | None) -> Config:
     """Towards a port of the mesh."""
-    context: Config = {"@type": f"{TLS}UpstreamTlsContext", "common_tls_context": _attested(peers.matchers())}
+    context: Config = {
+        "@type": f"{TLS}UpstreamTlsContext",
+        "max_session_keys": 0,  # no resumption, as above
+        "common_tls_context": _attested(peers.matchers()),
+    }
     if sni:
         context["sni"] = sni
     return {"name": "tls", "typed_config": context}

@@ -78,6 +78,15 @@ def test_no_plaintext_leaves_the_tee(arguments: tuple[str, ...], capsys: pytest.
         assert ("socket_address" in address) == ("transport_socket" in cluster)
 
 
+def test_no_session_with_a_peer_is_resumed(capsys: pytest.CaptureFixture[str]) -> None:
+    (listener,) = printed(capsys, *TERMINATOR)["static_resources"]["listeners"]
+    served = listener["filter_chains"][0]["transport_socket"]["typed_config"]
+    assert served["disable_stateless_session_resumption"] is served["disable_stateful_session_resumption"] is True
+    clusters = printed(capsys, *ORIGINATOR)["static_resources"]["clusters"]
+    dialled = [cluster["transport_socket"]["typed_config"] for cluster in clusters if "transport_socket" in cluster]
+    assert [context["max_session_keys"] for context in dialled] == [0]
+
+
 def test_an_edge_ends_no_tls_and_takes_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
     config = printed(capsys, *EDGE, *ROUTES)
     (listener,) = config["static_resources"]["listeners"]
