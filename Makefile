@@ -17,7 +17,7 @@ demo: .venv/.demo  ## run the confidential emojivoto beside a real Envoy and Pro
 	@$(BIN)/marblemesh demo $(ARGS)
 
 test: .venv/.dev  ## run the whole test suite (ARGS: pytest's own)
-	@scripts/system-packages kubectl ip iptables prometheus curl openssl softhsm2-util gnutls-cli nginx redis-server redis-cli
+	@scripts/system-packages kubectl ip iptables nft prometheus curl openssl softhsm2-util gnutls-cli nginx redis-server redis-cli
 	@scripts/run-tests $(ARGS)
 
 lint: .venv/.dev  ## style, types and import contracts
