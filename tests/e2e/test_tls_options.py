@@ -12,6 +12,8 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
+import grpc.aio
 import pytest
 
 from enclave_proxy.relay import Relay
@@ -139,6 +141,38 @@ async def outgoing(ports: Ports, peer: Shown) -> None:
     assert await answer(ports.peer_open, ports.app_open, TLS_1_3, "h2", "http/1.1") == b"h2:ping"
     assert await answer(ports.peer_plain, ports.app_plain, TLS_1_3, "h2") == b"None:ping"
     assert await answer(ports.peer_plain, ports.app_plain, TLS_1_2) == b""
+
+
+@pytest.mark.parametrize("data_plane", [an_envoy, a_relay])
+async def test_a_grpc_client_gets_through_where_the_manifest_names_its_protocol(
+    data_plane: DataPlane, tmp_path: Path
+) -> None:
+    """gRPC's own libraries end a connection on which `h2` was not agreed upon."""
+    ports = Ports(*(free_port() for _ in range(6)))
+    made = town(ports)
+    web, db = made.activate("web"), made.activate("db")
+    credentials = grpc.ssl_channel_credentials(made.ca.bundle.pem, db.identity.key.pem, db.identity.chain)
+
+    async def hello(port: int) -> bytes:
+        async with grpc.aio.secure_channel(f"localhost:{port}", credentials) as channel:
+            return bytes(await channel.unary_unary("/town/Hello")(b"hello", timeout=20))
+
+    async def answer(request: bytes, _: object) -> bytes:
+        return request + b" to you"
+
+    app = grpc.aio.server()
+    handlers = {"Hello": grpc.unary_unary_rpc_method_handler(answer)}
+    app.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("town", handlers),))
+    for port in (ports.open, ports.plain):
+        app.add_insecure_port(f"unix:{tmp_path}/{port}.sock")
+    await app.start()
+    try:
+        async with data_plane(made, web, tmp_path):
+            assert await hello(ports.open) == b"hello to you"
+            with pytest.raises(grpc.aio.AioRpcError, match="ALPN"):
+                await hello(ports.plain)
+    finally:
+        await app.stop(None)
 
 
 @pytest.mark.parametrize("data_plane", [an_envoy, a_relay])
