@@ -17,6 +17,7 @@ from structlog.typing import FilteringBoundLogger
 
 from enclave_proxy import capture_settings
 from enclave_proxy import config as settings
+from enclave_proxy.collector import spare_what_is_loaded
 from enclave_proxy.config import Setting, WorkerConfig
 from enclave_proxy.errors import ConfigError, ProxyError
 from enclave_proxy.fused import Fused
@@ -177,6 +178,7 @@ def _run(flags: dict[str, str], command: tuple[str, ...]) -> int:
 
 
 def _work(worker: Worker, log: FilteringBoundLogger) -> int:
+    spare_what_is_loaded()
     try:
         return uvloop.run(worker.run())
     except (ProxyError, SdsError) as error:

@@ -21,6 +21,7 @@ import uvloop
 
 from enclave_proxy.access_log import access_log
 from enclave_proxy.clusters import ClusterStatus
+from enclave_proxy.collector import spare_what_is_loaded
 from enclave_proxy.errors import ProxyError
 from enclave_proxy.limits import Limits
 from enclave_proxy.listener import RelayError
@@ -156,6 +157,7 @@ def main(arguments: list[str]) -> None:
     """Never returns before the worker wants it to."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
+    spare_what_is_loaded()
     with socket.socket(fileno=int(arguments[0])) as end, suppress(ChannelClosed):
         uvloop.run(serve(end))
 

@@ -149,6 +149,13 @@ class Watch:
         self._descriptor = descriptor
         self._waiter: asyncio.Future[None] | None = None
         self._reading = False
+        self._expired = False
+
+    def expire(self) -> None:
+        """Whoever waits, now or later, gets a TimeoutError."""
+        self._expired = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(TimeoutError())
 
     async def readable(self) -> None:
         if not self._reading:
@@ -170,6 +177,8 @@ class Watch:
             self._ready.leave_reading(self._descriptor)
 
     async def _wait(self) -> None:
+        if self._expired:
+            raise TimeoutError
         self._waiter = self._ready.loop.create_future()
         try:
             await self._waiter

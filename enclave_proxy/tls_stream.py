@@ -67,7 +67,7 @@ class TlsStream:
 
     __slots__ = (
         "_broken", "_certificate", "_context", "_failed", "_given_up", "_last", "_missing_issuer", "_objection",
-        "_patience", "_peer_random", "_pointer", "_socket", "_ssl", "descriptor", "unread",
+        "_peer_random", "_pointer", "_socket", "_ssl", "_watch", "descriptor", "unread",
     )  # fmt: skip
 
     def __init__(self, context: TlsContext, connection: socket.socket, objection: Objection) -> None:
@@ -80,7 +80,7 @@ class TlsStream:
         self._missing_issuer = False
         self._failed: Exception | None = None
         self._given_up = False
-        self._patience: asyncio.Timeout | None = None
+        self._watch: Watch | None = None
         self._last = WANT_READ
         self.unread = False
         self._broken: OSError | None = None
@@ -129,22 +129,23 @@ class TlsStream:
     def give_up(self) -> None:
         """End the handshake that is under way, because others wait for its place."""
         self._given_up = True
-        if self._patience is not None:
-            self._patience.reschedule(asyncio.get_running_loop().time())
+        if self._watch is not None:
+            self._watch.expire()
 
     async def _shake_hands(self, patience: float) -> x509.Certificate | None:
         key = enter(self._ssl, self)
-        watch = Watch(self.descriptor)
+        watch = self._watch = Watch(self.descriptor)
+        timer = asyncio.get_running_loop().call_later(patience, watch.expire)
         try:
-            async with asyncio.timeout(patience) as self._patience:
-                while (want := self._step()) != END:
-                    await (watch.writable() if want == WANT_WRITE else watch.readable())
+            while (want := self._step()) != END:
+                await (watch.writable() if want == WANT_WRITE else watch.readable())
         except TimeoutError:
             if self._given_up:
                 raise Refused(Refusal.LIMIT, "peer was silent while others waited for its place") from None
             raise Refused(Refusal.TIMEOUT, "peer did not finish the handshake in time") from None
         finally:
-            self._patience = None
+            self._watch = None
+            timer.cancel()
             watch.close()
             leave(key)
         return self._checked()
