@@ -24,7 +24,8 @@ from sds.logs import get_logger
 MAX_CONNECTIONS = 256
 # API servers wait ten seconds by default, and a pod that waits is seen.
 DEADLINE = 5.0
-_IDLE_SECONDS = 60.0
+# Longer than an API server keeps an idle connection: who closes second races with nobody.
+_IDLE_SECONDS = 120.0
 _GRACE = 5.0
 # The largest body takes 50 MB as a value.
 _AT_ONCE = 4
