@@ -108,7 +108,7 @@ class Iptables:
         """`prefixes`: the programs' names before `-save`; those of the families that this machine has, if none."""
         self._prefixes = tuple(prefixes) or iptables_families()
         self._own: dict[str, str] = {}
-        self._proxies: frozenset[int] = frozenset()
+        self._rules: CaptureRules | None = None
 
     async def check(self, rules: CaptureRules) -> None:
         """See Firewall."""
@@ -117,12 +117,25 @@ class Iptables:
             await call(f"{prefix}-restore", "--test", "--noflush", "--wait=5", text=script)
 
     async def apply(self, rules: CaptureRules) -> None:
-        """See Firewall. Each family and table changes as a whole; between two of them the guard keeps the gap shut."""
-        for prefix in self._prefixes:
-            script = iptables_script(rules, await call(f"{prefix}-save"))
-            await call(f"{prefix}-restore", "--noflush", "--wait=5", text=script)
-            self._own[prefix] = iptables_own(await call(f"{prefix}-save"))
-        self._proxies = rules.proxies
+        """See Firewall. Each family and table changes as a whole; between two of them the guard keeps the gap shut. If
+        one fails, those before it go back to what they were."""
+        begun: list[str] = []
+        try:
+            for prefix in self._prefixes:
+                saved = await call(f"{prefix}-save")
+                begun.append(prefix)
+                await self._write(prefix, iptables_script(rules, saved))
+        except FirewallError:
+            for prefix in begun:
+                saved = await call(f"{prefix}-save")
+                before = iptables_removal(saved) if self._rules is None else iptables_script(self._rules, saved)
+                await self._write(prefix, before)
+            raise
+        self._rules = rules
+
+    async def _write(self, prefix: str, script: str) -> None:
+        await call(f"{prefix}-restore", "--noflush", "--wait=5", text=script)
+        self._own[prefix] = iptables_own(await call(f"{prefix}-save"))
 
     async def remove(self) -> None:
         """See Firewall."""
@@ -133,9 +146,10 @@ class Iptables:
 
     async def objection(self) -> str | None:
         """See Firewall."""
+        proxies = frozenset() if self._rules is None else self._rules.proxies
         for prefix in self._prefixes:
             saved = await call(f"{prefix}-save")
-            found = iptables_objection(saved) or foreign_proxy(saved, self._proxies)
+            found = iptables_objection(saved) or foreign_proxy(saved, proxies)
             if found is None and iptables_own(saved) != self._own.get(prefix):
                 found = "somebody has changed our rules"
             if found is not None:

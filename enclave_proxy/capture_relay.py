@@ -81,6 +81,11 @@ class CapturingRelay(Relay):
         for accepting in self._listener.serve():
             self._tasks.spawn(accepting)
 
+    @property
+    def rules(self) -> CaptureRules | None:
+        """What is in force; None: nothing yet."""
+        return self._in_force
+
     async def apply(self, config: RelayConfig) -> None:
         """See Relay.apply; and the same of the rules that lead there."""
         async with self._enforcing:

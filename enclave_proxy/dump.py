@@ -29,6 +29,7 @@ def config_dump(health: Health) -> Json:
         "marble": {"type": health.marble_type, "uuid": health.uuid, "simulation": health.simulation},
         "not_ready": health.not_ready(),
         "processes": _processes(health),
+        "capture": _capture(health),
         "app": asdict(health.app),
         "started_offline": None if health.started_offline is None else health.started_offline.isoformat(),
     }
@@ -42,6 +43,18 @@ def _processes(health: Health) -> Json | None:
     if health.fleet is None:
         return None
     return {"configured": health.fleet.size, "restarted": health.fleet.restarted, "pids": dict(health.fleet.processes)}
+
+
+def _capture(health: Health) -> Json | None:
+    if health.capture is None or (rules := health.capture.rules) is None:
+        return None
+    return {
+        "port": rules.capture,
+        "outgoing": sorted(rules.outgoing),
+        "incoming": {str(port): own for port, own in rules.incoming},
+        "closed": sorted(rules.closed),
+        "users_left_alone": rules.exempt,
+    }
 
 
 def certificates(store: IdentityStore) -> Json:
@@ -106,7 +119,6 @@ def _inbound(entry: Inbound) -> Json:
         "listen": str(entry.bind),
         "app": str(entry.upstream),
         "client_certificate_required": entry.require_client_certificate,
-        "tls": asdict(entry.tls),
         "peers": _peers(entry.peers),
         "tls": _tls(entry.tls),
         "identity": _certificate(entry.identity.leaf),
@@ -122,7 +134,6 @@ def _outbound(entry: Outbound) -> Json:
         "endpoints": [str(target) for target in targets],
         "resolved_by": "dns" if isinstance(entry.endpoints, DnsTarget) else "coordinator",
         "sni": entry.sni,
-        "tls": asdict(entry.tls),
         "peers": _peers(entry.peer),
         "tls": _tls(entry.tls),
         "identity": _certificate(entry.identity.leaf),

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Protocol
 
 from enclave_proxy.app_state import AppState
+from enclave_proxy.capture_rules import CaptureRules
 from enclave_proxy.clusters import ClusterStatus
 from enclave_proxy.counters import RelayCounters
 from enclave_proxy.identity_store import IdentityStore
@@ -55,6 +56,10 @@ class Captures(Protocol):
     @property
     def problem(self) -> str | None:
         """Why they may go around it; None if they do not."""
+
+    @property
+    def rules(self) -> CaptureRules | None:
+        """What is in force; None: nothing yet."""
 
 
 @dataclass(slots=True)

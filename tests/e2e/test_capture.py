@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import re
+import json
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
@@ -101,9 +101,10 @@ async def test_the_app_s_own_port_is_closed_to_plaintext_from_outside(mesh: Pair
 
 
 async def test_a_connection_to_the_capture_port_itself_leads_nowhere(mesh: Pair) -> None:
-    found = re.search(r"(?:9000[^\n]*redirect to :|--dport 9000 -j REDIRECT --to-ports )(\d+)", mesh.rules("client"))
-    assert found is not None
-    assert mesh.app("client", "127.0.0.1", int(found[1]), "myself") == "refused"
+    rules = json.loads((await mesh.ask_admin(mesh.client, "/config_dump"))[1])["capture"]
+    assert rules["outgoing"] == list(PORTS)
+    assert rules["users_left_alone"] == [0, 2102]
+    assert mesh.app("client", "127.0.0.1", rules["port"], "myself") == "refused"
     metrics = (await mesh.ask_admin(mesh.client, "/metrics"))[1]
     assert 'connections_refused_total{listener="capture",reason="no_endpoint"} 1.0' in metrics
 

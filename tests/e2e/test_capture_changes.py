@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,29 @@ def test_a_configuration_whose_rules_the_kernel_refuses_changes_nothing(
         await relay.prove()
 
     capture(pod, Broken, first, scenario)
+
+
+def test_iptables_of_one_family_without_the_other_is_undone(pair: tuple[Namespace, Namespace], tmp_path: Path) -> None:
+    pod, _ = pair
+    first = CaptureRules(
+        capture=1,
+        outgoing=frozenset({9000}),
+        incoming=(),
+        closed=frozenset(),
+        worker=0,
+        proxies=frozenset(),
+    )
+    firewall = Iptables(("iptables", "ip9tables"))
+
+    def attempt(rules: CaptureRules) -> None:
+        with pytest.raises(FirewallError, match="ip9tables-save is not in "):
+            pod.call(lambda: asyncio.run(firewall.apply(rules)))
+
+    attempt(first)
+    assert "MARBLEMESH" not in pod.run("iptables-save")
+    firewall._prefixes = ("iptables",)
+    pod.call(lambda: asyncio.run(firewall.apply(first)))
+    before = pod.run("iptables-save", "-t", "nat").splitlines()[1:-1]
+    firewall._prefixes = ("iptables", "ip9tables")
+    attempt(replace(first, outgoing=frozenset({9000, 9001})))
+    assert pod.run("iptables-save", "-t", "nat").splitlines()[1:-1] == before
