@@ -27,12 +27,15 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from grpclib.exceptions import GRPCError, StreamTerminatedError
+
+from tests.kit import mesh as kit
 from tests.kit.mesh import Running
 from tests.kit.netns import Namespace
 from tests.soak import measure
@@ -44,6 +47,8 @@ from tests.soak.impostors import Impostors
 INSIDE = "--inside"
 # From the last fault until every target serves again: workers and Coordinator start, streams come back in up to 10 s.
 RECOVERY = 45.0
+# A process starts in a few seconds, but not where others have a greater right to the machine.
+PATIENCE = 180.0
 # How long a client may take to end, that is its last connections.
 ENDING = 60.0
 # How long a worker may take to have nothing left of them.
@@ -107,7 +112,6 @@ class Chaos:
         for worker in world.workers.values():
             await worker.logged("app started")
         impostors = Impostors(await world.activated(STRANGER), await world.activated(OUTCAST))
-        world.outcast_allowed = False
         await world.update()
         server, self._middle = await impostors.answer()
         self.result.before = {marble: await self._left_of(marble, None) for marble in world.marbles}
@@ -117,6 +121,7 @@ class Chaos:
             async with asyncio.TaskGroup() as group:
                 helpers = [group.create_task(self._collect(client)), group.create_task(self._tell())]
                 helpers.append(group.create_task(self._knock(impostors)))
+                helpers.append(group.create_task(self._refresh(impostors)))
                 doors = [(world.ip(marble), world.ports[marble]) for marble in world.marbles[1:]]
                 helpers += [group.create_task(impostors.hold(*door)) for door in doors]
                 await self._fail()
@@ -154,7 +159,8 @@ class Chaos:
                     await asyncio.sleep(event.lasts)
                     await world.mesh.start_coordinator(env={"EDG_DEBUG_LOGGING": "0"})
             case Fault.MANIFEST_UPDATED:
-                async with self._coordinator:
+                async with self._coordinator:  # one type of Marbles goes with one update, and comes back with the next
+                    world.outcast_allowed = not world.outcast_allowed
                     await world.update()
             case Fault.WORKER_KILLED:
                 self._died(target)
@@ -194,11 +200,20 @@ class Chaos:
     def _died(self, target: str) -> None:
         self._deaths[target].append(time.time())
 
+    async def _refresh(self, impostors: Impostors) -> None:
+        """Certificates of the newest root for those who may have one."""
+        while True:
+            await asyncio.sleep(min(15.0, self._size.seconds / 10))
+            with suppress(OSError, TimeoutError, GRPCError, StreamTerminatedError):  # the Coordinator is not there
+                impostors.stranger = await self._world.activated(STRANGER)
+                if self._world.outcast_allowed:
+                    impostors.outcast = await self._world.activated(OUTCAST)
+
     async def _knock(self, impostors: Impostors) -> None:
         """At every Marble's own port, one after the other."""
-        contexts = impostors.contexts()
         self.result.knocks = impostors.knocks
         while True:
+            contexts = impostors.contexts()
             for marble in self._world.marbles[1:]:
                 for kind, context in contexts.items():
                     await asyncio.sleep(self._size.seconds / 1200 + 0.2)
@@ -353,6 +368,7 @@ def main() -> None:
         command = ["unshare", "--net", sys.executable, "-m", "tests.soak.chaos", *sys.argv[1:], INSIDE]
         os.execvp("unshare", command)
     output = arguments.pop("output")
+    kit.PATIENCE = PATIENCE
     size = Size(**arguments)
     with ExitStack() as stack:
         pods = {marble: stack.enter_context(Namespace(marble)) for marble in MARBLES[: size.marbles]}

@@ -43,7 +43,8 @@ def self_made(marble_type: str) -> Identity:
 
 @dataclass
 class Impostors:
-    """`credentials` by kind; all of these are refused by `api` and `db`."""
+    """`stranger` and `outcast` are refused by `api` and `db`: their types may not connect, if they exist at all. Their
+    certificates are to be fresh, or it would be their root that is refused."""
 
     stranger: Credentials
     outcast: Credentials
@@ -111,13 +112,13 @@ class Impostors:
 
     async def answer(self) -> tuple[asyncio.Server, tuple[str, int]]:
         """Be a server in the middle."""
-        context = server_context(self.stranger.identity, None, require_client_certificate=False)
-        server = await asyncio.start_server(lambda r, w: self._serve(r, w, context), "127.0.0.1", 0)
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         address = server.sockets[0].getsockname()
         return server, (address[0], address[1])
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, context: ssl.SSLContext) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.hijacked += 1
+        context = server_context(self.stranger.identity, None, require_client_certificate=False)
         try:
             async with asyncio.timeout(PATIENCE):
                 await writer.start_tls(context)
