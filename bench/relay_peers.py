@@ -55,6 +55,12 @@ def start_worker(place: Place, port: int) -> subprocess.Popen[bytes]:
     return _start(place, "marblemesh", [sys.executable, "-m", "bench.relay_worker", str(place.folder), str(port)])
 
 
+def start_whole_worker(place: Place, port: int) -> subprocess.Popen[bytes]:
+    """The same with all that a worker loads beside its relay: attestation, xDS client, admin endpoints, local SDS."""
+    command = [sys.executable, "-m", "bench.relay_worker", str(place.folder), str(port), "enclave_proxy.__main__"]
+    return _start(place, "marblemesh-whole", command)
+
+
 def start_envoy(place: Place, port: int) -> subprocess.Popen[bytes]:
     config = place.folder / "envoy.json"
     config.write_text(json.dumps(relay_configs.envoy(place.folder, place.app, port, place.peer_prefix)))
@@ -73,6 +79,9 @@ def start_haproxy(place: Place, port: int) -> subprocess.Popen[bytes]:
 
 
 PEERS = {"marblemesh": start_worker, "envoy": start_envoy, "nginx": start_nginx, "haproxy": start_haproxy}
+# Who is more than its data plane, and how to start the rest, too.
+WHOLE = {"marblemesh": "marblemesh-whole"}
+STARTS = {**PEERS, "marblemesh-whole": start_whole_worker}
 
 
 def _start_nginx(place: Place, name: str, text: str) -> subprocess.Popen[bytes]:
