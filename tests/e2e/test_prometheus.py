@@ -147,7 +147,7 @@ POD = {"__meta_kubernetes_namespace": "shop", "__meta_kubernetes_pod_name": "web
 MARBLE = {
     **POD,
     "__meta_kubernetes_pod_label_marblerun_marbletype": "web",
-    "__meta_kubernetes_pod_container_port_name": "marble-admin",
+    "__meta_kubernetes_pod_container_port_name": "mesh-admin",
 }
 
 
