@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -104,7 +105,10 @@ def _finish(result: Result, output: Format) -> None:
         print_json({"objects": [report.as_json() for report in result.reports]}, err=True)
         return
     for report in result.reports:
-        _show(report)
+        if report.outcome is not Outcome.COPIED:
+            _show(report)
+    if others := Counter(report.kind for report in result.reports if report.outcome is Outcome.COPIED):
+        typer.echo(f"copied: {', '.join(f'{count} {kind}' for kind, count in sorted(others.items()))}", err=True)
 
 
 def _show(report: ObjectReport) -> None:

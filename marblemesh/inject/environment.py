@@ -8,7 +8,7 @@ from typing import Any
 from marblemesh.inject.context import PodContext
 from marblemesh.inject.names import PLATFORM_DIR, RUN_PATH, UUID_VOLUME
 from marblemesh.inject.report import Level
-from marblemesh.inject.settings import Advertise
+from marblemesh.inject.settings import AdminAddress, Advertise
 
 _NAMESPACE = "MARBLE_NAMESPACE"
 _POD_IP = "MARBLE_POD_IP"
@@ -28,13 +28,13 @@ def add_environment(context: PodContext, container: str) -> None:
     _set(context, container, "EDG_MARBLE_UUID_FILE", f"{uuid_path(context)}/{UUID_VOLUME}")
 
 
-def add_worker_environment(context: PodContext, container: str, admin: str | None) -> None:
+def add_worker_environment(context: PodContext, container: str, admin: AdminAddress | None) -> None:
     """What our worker needs beyond that: places that it can write to, and an admin port that kubelets reach."""
     _set(context, container, "EDG_MARBLE_RUN_DIR", f"{RUN_PATH}/{container}")
     # Beside the UUID file, where it would be by default, nothing can be written.
     _set(context, container, "EDG_MARBLE_OFFLINE_STATE", f"{RUN_PATH}/{container}.offline")
     if admin is not None:
-        _set(context, container, "EDG_MARBLE_ADMIN_ADDR", admin)
+        _set(context, container, "EDG_MARBLE_ADMIN_ADDR", str(admin))
     if context.settings.simulation:
         _set(context, container, "EDG_MARBLE_SIMULATION", "on")
         _set(context, container, "EDG_SIMULATED_PLATFORM_DIR", PLATFORM_DIR)

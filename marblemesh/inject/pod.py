@@ -101,7 +101,7 @@ def _add_all(context: PodContext) -> None:
     for container in context.containers:
         add_environment(context, container)
         if worker:
-            add_worker_environment(context, container, str(admin[container]) if admin else None)
+            add_worker_environment(context, container, admin.get(container))
             if settings.wrap:
                 wrap_command(context, container)
     add_uuid_volume(context)

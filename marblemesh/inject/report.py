@@ -33,12 +33,13 @@ def added_notes(draft: Draft) -> list[Note]:
 
 
 class Outcome(StrEnum):
-    """UNCHANGED: it has everything already. LEFT_ALONE: none of our business, the notes say why."""
+    """UNCHANGED: it has everything already. LEFT_ALONE: no Marble, the notes say why. COPIED: not of a kind that is."""
 
     INJECTED = "injected"
     UNINJECTED = "uninjected"
     UNCHANGED = "unchanged"
     LEFT_ALONE = "left alone"
+    COPIED = "copied"
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,7 @@ def _workload(
 ) -> tuple[Injected, MarblePod] | Note:
     item = work.item
     if item.template is None:
-        return Note(Level.LEFT, f"a {item.kind} of {item.value.get('apiVersion')} is nothing that Marbles run in")
+        return Note(Level.LEFT, f"no Marble runs in a {item.kind} of {item.value.get('apiVersion')}")
     template = at(work.base.value, item.template)
     if not isinstance(template, dict):
         return Note(Level.LEFT, "it has no pod template")
@@ -166,7 +166,8 @@ def _finish(
 def _report(original: Document, work: _Work, result: Injected | Note, *, unchanged: bool) -> ObjectReport:
     item = work.item
     if isinstance(result, Note):
-        return ObjectReport(original.number, item.kind, item.name, Outcome.LEFT_ALONE, (result,))
+        outcome = Outcome.COPIED if item.template is None and not item.is_service else Outcome.LEFT_ALONE
+        return ObjectReport(original.number, item.kind, item.name, outcome, (result,))
     same = unchanged or at(original.value, work.place) == result.template
     notes = tuple(note for note in result.notes if not (same and note.level is Level.ADDED))
     outcome = Outcome.UNCHANGED if same else Outcome.INJECTED

@@ -222,6 +222,37 @@ def test_the_admin_port_moves_or_goes(admin: AdminAddress | None) -> None:
     assert ("prometheus.io/port" in found["metadata"]["annotations"]) == (admin is not None)
 
 
+def with_admin(value: Any, *ports: Json) -> Json:
+    env = [{"name": "EDG_MARBLE_ADMIN_ADDR", "value": value}]
+    return pod(containers=[{"name": "web", "image": "a", "env": env, "ports": list(ports)}])
+
+
+def test_where_the_container_says_where_its_admin_port_is_probes_go_there() -> None:
+    found = injected(with_admin("[::]:9000", {"name": "numbers", "containerPort": 9000}), Settings())
+    (container,) = containers(found)
+    assert container["ports"] == [{"name": "numbers", "containerPort": 9000}]
+    assert container["livenessProbe"]["httpGet"]["port"] == 9000
+    assert found["metadata"]["annotations"]["prometheus.io/port"] == "9000"
+
+
+@pytest.mark.parametrize("value", ["off", "127.0.0.1:15090", "$(POD_IP):15090", None])
+def test_where_it_has_none_that_a_kubelet_reaches_there_are_no_probes(value: Any) -> None:
+    found = result(with_admin(value), Settings())
+    (container,) = containers(found.template)
+    assert "livenessProbe" not in container
+    assert "prometheus.io/port" not in found.template["metadata"]["annotations"]
+    assert "probes of container web: it says itself what EDG_MARBLE_ADMIN_ADDR is" in texts(found, Level.LEFT)
+
+
+@pytest.mark.parametrize("port", [9000, "numbers"])
+def test_a_probe_of_the_user_s_own_that_asks_the_worker_needs_no_remark(port: Any) -> None:
+    item = with_admin("0.0.0.0:9000", {"name": "numbers", "containerPort": 9000})
+    containers(item)[0]["readinessProbe"] = {"httpGet": {"path": "/readyz", "port": port}}
+    assert not any("mTLS" in text for text in texts(result(item, Settings()), Level.LEFT))
+    containers(item)[0]["readinessProbe"] = {"tcpSocket": {"port": 8443}}
+    assert any("mTLS" in text for text in texts(result(item, Settings()), Level.LEFT))
+
+
 def test_a_marble_without_our_worker_gets_what_marblerun_gives() -> None:
     item = pod()
     item["metadata"]["annotations"] = {"marblemesh/worker": "disabled"}
