@@ -27,7 +27,7 @@ A, B, B_OUTSIDE = "10.77.0.1", "10.77.0.2", "10.77.1.2"
 TIMES = {"INBOUND_DETECT_TIMEOUT": "1s", "OUTBOUND_DETECT_TIMEOUT": "300ms", "IDENTITY_MIN_REFRESH": "1s"}
 stand_in_only = pytest.mark.skipif(
     "LINKERD2_PROXY_BIN" in os.environ,  # noqa: TID251 - a test's own environment
-    reason="the real proxy's own metrics are compared by hand",
+    reason="states the stand-in's own series: those of the real proxy were not there to compare",
 )
 
 

@@ -52,9 +52,10 @@ class Pod:
     async def start_proxy(self) -> None:
         """Returns when it is ready."""
         command = [self.binary] if self.binary else [sys.executable, "-m", "tests.kit.linkerd_proxy"]
+        user = PROXY_UID if self.binary else None  # the stand-in changes its user by itself
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **self.environment}  # noqa: TID251
         log = self.directory / "proxy.log"
-        self._proxy = self.namespace.start(*command, uid=PROXY_UID, env=environment, log=log)
+        self._proxy = self.namespace.start(*command, uid=user, env=environment, log=log)
         await self.until("/ready", lambda status, _: status == 200)
 
     def kill_proxy(self) -> None:

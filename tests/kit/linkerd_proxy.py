@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A stand-in for linkerd2-proxy: the same behaviour on the wire for TCP and TLS, told by the same environment.
 
-    python -m tests.kit.linkerd_proxy          # LINKERD2_PROXY_…, as in a pod; user 2102, redirected by linkerd_rules
+    python -m tests.kit.linkerd_proxy          # LINKERD2_PROXY_…, as in a pod; started by root, runs as user 2102
 
 Left out: HTTP routing (HTTP is carried as bytes), balancing, IPv6 listeners, SPIRE. As in the real one nothing is
 served before the control plane has signed a certificate; /ready says so on the admin port.
@@ -10,6 +10,7 @@ served before the control plane has signed a certificate; /ready says so on the 
 from __future__ import annotations
 
 import asyncio
+import encodings.idna  # noqa: F401 - used by every look-up of an address, after the change of user
 import os
 import signal
 import socket
@@ -35,6 +36,7 @@ from tests.kit.linkerd_inbound import Inbound
 from tests.kit.linkerd_metrics import Metrics
 from tests.kit.linkerd_outbound import Outbound
 from tests.kit.linkerd_policies import Policies, Profiles
+from tests.kit.linkerd_rules import PROXY_UID
 from tests.kit.linkerd_settings import Settings
 from tests.kit.linkerd_wire import CERTIFY, CertifyRequest, CertifyResponse, RawCodec
 
@@ -164,7 +166,15 @@ class Proxy:
         await server.serve_forever()
 
 
+def become_linkerd() -> None:
+    """Go on as Linkerd's user. Not earlier: Python may lie where that user cannot read."""
+    os.setgroups([])
+    os.setresgid(PROXY_UID, PROXY_UID, PROXY_UID)
+    os.setresuid(PROXY_UID, PROXY_UID, PROXY_UID)
+
+
 async def main() -> None:
+    become_linkerd()
     settings = Settings.read(os.environ)  # noqa: TID251 - a program of its own
     async with asyncio.TaskGroup() as group:
         await Proxy(settings, group).run()

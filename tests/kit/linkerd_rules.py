@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from tests.kit.netns import Namespace
+if TYPE_CHECKING:  # the stand-in of the proxy needs the numbers alone
+    from tests.kit.netns import Namespace
 
 PROXY_UID = 2102
 INBOUND, OUTBOUND, CONTROL, ADMIN = 4143, 4140, 4190, 4191
