@@ -99,4 +99,4 @@ def test_no_two_platforms_share_an_object_that_differs_only_by_accident() -> Non
     for platform in PLATFORMS[1:]:
         items = by_key(kustomize(RENDERED / platform))
         changed = {key(items[name])[0] for name in plain if items[name] != plain[name]}
-        assert changed <= {"StatefulSet", "Namespace"}
+        assert changed <= {"StatefulSet", "Namespace", "ConfigMap"}

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from enclave_proxy.config import WorkerConfig
 from manifests.parse import parse
@@ -172,7 +175,7 @@ def test_every_worker_understands_its_variables_and_its_type_is_in_the_manifest(
         assert config.advertise == "10.1.2.3"
         assert config.admin is not None
         assert ipaddress.ip_address(config.admin.host).is_unspecified
-        assert {"name": "marble-admin", "containerPort": config.admin.port} in container["ports"]
+        assert {"name": "mesh-admin", "containerPort": config.admin.port} in container["ports"]
         own = manifest["Marbles"][name]["TLS"]
         incoming = {int(e["Port"]) for tag in own for e in manifest["TLS"][tag].get("Incoming", [])}
         assert {port["containerPort"] for port in container["ports"]} == incoming | {config.admin.port}
@@ -267,3 +270,32 @@ def test_sgx_is_asked_of_the_vendor_s_device_plugin_and_its_taint_tolerated(plat
     assert template["spec"]["tolerations"] == [{"key": resource, "operator": "Exists", "effect": "NoSchedule"}]
     assert "args" not in container  # they are in the measured Gramine manifest
     assert container["image"].startswith("marblemesh-coordinator-gramine:")
+
+
+def test_the_operator_gets_the_rules_that_prometheus_gets() -> None:
+    (rule,) = [item for item in kustomize(RENDERED / "prometheus-operator") if item["kind"] == "PrometheusRule"]
+    rules = yaml.safe_load((KUBERNETES.parent / "prometheus" / "rules.yml").read_text())
+    assert rule["spec"] == rules, "run scripts/render-kubernetes"
+
+
+@pytest.mark.parametrize("platform", ["simulation", "sgx-intel", "sgx-azure", "sgx-alibaba", "tdx-kata"])
+def test_the_injector_is_told_the_platform(platform: str) -> None:
+    """A pod's `$(NAME)` in arguments is the variable of that name."""
+    (told,) = [item for item in kustomize(RENDERED / platform) if item["metadata"]["name"] == "marblemesh-platform"]
+    (template,) = [template for _, template in pods("injector")]
+    (container,) = template["spec"]["containers"]
+    env = settings(container, told["data"])
+    arguments = container["args"]
+    for name, value in env.items():
+        arguments = [argument.replace(f"$({name})", value) for argument in arguments]
+    vendor = {"sgx-intel": "intel", "sgx-azure": "azure", "sgx-alibaba": "alibaba"}.get(platform, "none")
+    assert f"--sgx-resource={vendor}" in arguments
+    assert ("--simulation" in arguments) is (platform == "simulation")
+    if platform not in ("simulation", "sgx-azure"):
+        return
+    unread = [argument.replace("/tls/", "/no/such/") for argument in arguments]
+    verb = [sys.executable, "-m", "marblemesh", *unread]
+    done = subprocess.run(verb, capture_output=True, text=True, timeout=60, check=False)
+    # Every option is understood; what is missing is the certificate.
+    assert done.returncode == 1
+    assert "/no/such/tls.crt" in done.stderr
