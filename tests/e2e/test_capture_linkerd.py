@@ -25,10 +25,13 @@ MARKER = b"marker-in-what-an-app-says-beside-linkerd"
 
 async def test_our_mtls_lies_inside_linkerd_s_and_its_proxies_see_no_plaintext() -> None:
     namespaces_needed("nft", "iptables-nft-restore")
+    # Without the transport header Linkerd's proxies dial the app's very port, so that it matters who is first for it.
     ports = {9000, *COORDINATOR_PORTS}
     with TemporaryDirectory(prefix="mm-") as directory:
         async with (
-            meshed(Workload("a", CLIENT, opaque=ports), Workload("b", SERVER, opaque=ports)) as town,
+            meshed(
+                Workload("a", CLIENT, opaque=ports), Workload("b", SERVER, opaque=ports), transport_header=False
+            ) as town,
             CaptureMesh(Path(directory), town.a.namespace, town.b.namespace, town.links[0]) as mesh,
         ):
             await mesh.start_coordinator()
