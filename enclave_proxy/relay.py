@@ -330,7 +330,7 @@ class Relay:
             counters.active -= 1
             if ended is not None and trace.reason is None:  # else it was counted when it was decided
                 counters.ended[ended] += 1
-            trace.ended(route, ended)
+            trace.ended(route, trace.reason or ended)
 
     async def _reach_peer(self, listener: Listener, trace: Trace) -> Admitted:
         """Dial the peer, with what is current now.
