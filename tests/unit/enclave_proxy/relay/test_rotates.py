@@ -59,7 +59,7 @@ async def test_a_removed_ca_is_refused_at_once(tmp_path: Path) -> None:
 async def test_a_hundred_rotations_drop_none_of_fifty_connections(tmp_path: Path) -> None:
     ca = shared_ca()
     identities = [marble(ca, "backend") for _ in range(4)]
-    async with App(tmp_path / "app.sock") as app, relay() as made:
+    async with App(tmp_path / "app.sock") as app, relay(Limits()) as made:  # a handshake may take its time here
         await made.apply(RelayConfig(inbound=(inbound(ca, app, identity=identities[0]),)))
         client = marble(ca, "web")
         streams = [await dial(port(made, "in"), client, ca.bundle) for _ in range(50)]
