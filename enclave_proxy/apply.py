@@ -27,6 +27,10 @@ MAX_ARGUMENTS = 4096
 MAX_PATH = 4096
 MAX_STRING = 128 * 1024 - 1
 
+# For runtimes that wrap an app's sockets in TLS themselves, which an app beside this worker has not. About 2 KB for
+# each connection of the manifest, so that sixty of them are more than a variable can hold.
+TTLS_CONFIG = "MARBLE_TTLS_CONFIG"
+
 # Written first and with a plain open: these are Gramine's key slots, not files. Setting one may be what makes the
 # mount readable on which all the other files lie; and neither a temporary file beside it nor a rename exists there.
 GRAMINE_KEYS = "/dev/attestation/keys/"
@@ -39,7 +43,7 @@ _LOADERS = (
     *("OPENSSL_", "SSL_CERT_", "SSLKEYLOGFILE"),
 )
 # Ours, or set by the activation and by nobody else: a value from outside could only deceive the app.
-_RESERVED = ("MARBLE_PREDEFINED_", "MARBLE_TTLS_CONFIG", "MARBLEMESH_")
+_RESERVED = ("MARBLE_PREDEFINED_", TTLS_CONFIG, "MARBLEMESH_")
 # Where SPIFFE libraries look for the Workload API (SPIFFE Workload Endpoint, section 4). From outside a TEE it would
 # hand the app somebody else's identity and bundle; the manifest may name another endpoint.
 WORKLOAD_ENDPOINT = "SPIFFE_ENDPOINT_SOCKET"
@@ -51,11 +55,13 @@ _KEPT_SETTINGS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class AppParameters:
-    """Checked parameters of the app. Every value may be a secret, so none is printed."""
+    """Checked parameters of the app. Every value may be a secret, so none is printed. `left_out`: variables that are
+    too long to be set and that no app of this worker needs."""
 
     files: Mapping[str, bytes] = field(repr=False)
     env: Mapping[str, bytes] = field(repr=False)
     argv: tuple[str, ...] = field(repr=False)
+    left_out: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, parameters: Parameters) -> Self:
@@ -69,13 +75,15 @@ class AppParameters:
                 raise ParametersError(f"the Coordinator sent {have} {what}, at most {limit} are accepted")
         for path in parameters.files:
             _check_path(path)
-        for name, value in parameters.env.items():
+        left_out = tuple(name for name in (TTLS_CONFIG,) if len(name) + len(parameters.env.get(name, b"")) > MAX_STRING)
+        env = {name: value for name, value in parameters.env.items() if name not in left_out}
+        for name, value in env.items():
             if not name or "=" in name or "\0" in name or b"\0" in value or len(name) + len(value) > MAX_STRING:
                 raise ParametersError(f"environment variable {name[:80]!r} cannot be set: NUL, '=' or too long")
         for index, argument in enumerate(parameters.argv):
             if "\0" in argument or len(argument) > MAX_STRING:
                 raise ParametersError(f"argument {index} cannot be passed: NUL or too long")
-        return cls(dict(parameters.files), dict(parameters.env), tuple(parameters.argv))
+        return cls(dict(parameters.files), env, tuple(parameters.argv), left_out)
 
 
 def _check_path(path: str) -> None:

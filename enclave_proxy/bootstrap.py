@@ -99,6 +99,11 @@ class Activator:
         key = None if self.pin is None else await self.pin.check()
         client = ActivationClient(self.coordinator, own, key)
         parameters = AppParameters.parse(await client.activate(quote, self.marble_type, self.uuid))
+        if parameters.left_out:
+            self.log.warning(
+                "variables are left out: too long for a program's environment, and this worker does what they are for",
+                names=parameters.left_out,
+            )
         return Activation(Credentials.from_env(parameters.env, self.now()), parameters)
 
     async def persist(self, backoff: Backoff) -> Activation:

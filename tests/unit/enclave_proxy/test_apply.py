@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enclave_proxy import apply
-from enclave_proxy.apply import AppParameters, app_command, app_environment, write_files
+from enclave_proxy.apply import MAX_STRING, AppParameters, app_command, app_environment, write_files
 from enclave_proxy.errors import CommandError, ParametersError
 from enclave_proxy.socket_settings import SocketSettings
 from sds.wire.marble_pb2 import Parameters
@@ -70,6 +70,17 @@ def test_a_reply_with_too_much_in_it_is_refused() -> None:
         parsed(env={"A=B": b""})
     with pytest.raises(ParametersError, match="argument 1"):
         parsed(argv=["a", "b\0"])
+
+
+def test_of_a_marble_with_many_connections_the_app_gets_no_ttls_configuration() -> None:
+    """It would be too long to start a program with, and the worker carries these connections."""
+    name = "MARBLE_TTLS_CONFIG"
+    fits = MAX_STRING - len(name)
+    assert parsed(env={name: b"x" * fits, "A": b"b"}).env.keys() == {name, "A"}
+    many = parsed(env={name: b"x" * (fits + 1), "A": b"b"})
+    assert (many.env, many.left_out) == ({"A": b"b"}, (name,))
+    with pytest.raises(ParametersError, match="environment variable 'B' cannot be set"):
+        parsed(env={"B": b"x" * MAX_STRING})
 
 
 def test_parameters_are_never_printed() -> None:
