@@ -8,6 +8,8 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from enclave_proxy.access_log import access_log
 from enclave_proxy.counters import ListenerCounters, Refusal
 from enclave_proxy.limits import Limits
@@ -92,6 +94,30 @@ async def test_a_handshake_with_an_impostor_among_the_endpoints_counts_though_th
         assert numbers.handshakes_failed == {Refusal.PEER_NOT_ALLOWED: 1}
         assert numbers.refused == {}
         assert numbers.peers == Counter(backend=numbers.established)
+
+
+@pytest.mark.parametrize(("step", "established"), [("relay.dial_app", 0), ("pump._Joint.start", 1)])
+async def test_a_fault_of_ours_is_a_reason_too_and_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, established: int
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("for a test")
+
+    monkeypatch.setattr(f"enclave_proxy.{step}", broken)
+    ca, path = shared_ca(), tmp_path / "access.log"
+    async with App(tmp_path / "app.sock") as app, access_log(str(path), get_logger("test")) as lines:
+        made = Relay(get_logger("relay"), FAST, access_log=lines)
+        await made.apply(RelayConfig(inbound=(inbound(ca, app),)))
+        streams = await dial(port(made, "in"), marble(ca, "web"), ca.bundle)
+        while not made.counters.bugs:
+            await asyncio.sleep(0.01)
+        await hang_up(streams)
+        await made.close()
+        numbers = made.counters.of("in")
+        assert (numbers.established, numbers.active, made.counters.bugs) == (established, 0, 1)
+        assert numbers.refused + numbers.ended == {Refusal.INTERNAL_ERROR: 1}
+        assert all_accounted_for(numbers)
+    assert [json.loads(line)["reason"] for line in path.read_text().splitlines()] == ["internal_error"]
 
 
 async def test_a_relay_knows_what_its_event_loop_has_cost(tmp_path: Path) -> None:
