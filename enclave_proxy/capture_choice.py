@@ -35,7 +35,7 @@ def known_addresses(route: Outbound) -> frozenset[str]:
 def pick(meant: TcpAddress, entries: Mapping[str, str], addresses: Mapping[str, Collection[str]]) -> str:
     """The name of the route. `addresses`: of each entry, where there are several. Raises LookupError saying why not."""
     if not entries:
-        raise LookupError(f"{meant} is no port of the manifest's Outgoing")
+        raise LookupError(f"to {meant}, which is no port of the manifest's Outgoing")
     if len(entries) == 1:
         return next(iter(entries))
     host = canonical(meant.host)
@@ -44,4 +44,4 @@ def pick(meant: TcpAddress, entries: Mapping[str, str], addresses: Mapping[str, 
         return found[0]
     listed = ", ".join(sorted(entries.values()))
     which = "none" if not found else "more than one"
-    raise LookupError(f"{meant} is the address of {which} of {listed}, which share port {meant.port} in Outgoing")
+    raise LookupError(f"to {meant}, the address of {which} of {listed}, which share port {meant.port} in Outgoing")

@@ -12,7 +12,7 @@ import ctypes
 import errno
 import os
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from enclave_proxy.errors import StartError
@@ -25,17 +25,19 @@ PROBE = 2.0
 _BIND_ATTEMPTS = 20
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
-Take = Callable[[socket.socket, TcpAddress], Awaitable[None]]
+Take = Callable[[socket.socket, TcpAddress], None]
 Refuse = Callable[[socket.socket, str], None]
 
 
 class CaptureListener:
-    """Make it, give it tasks with `serve`, close it. `take` gets what was redirected, `refuse` what was not."""
+    """Make it, give it tasks with `serve`, close it. `take` gets what was redirected, `refuse` what was not; `failed`
+    hears when accepting fails. None of them waits: probes are not to stand in a queue with what an app sends."""
 
-    def __init__(self, take: Take, refuse: Refuse) -> None:
+    def __init__(self, take: Take, refuse: Refuse, failed: Callable[[OSError], None]) -> None:
         """Binds. Raises StartError."""
         self._take = take
         self._refuse = refuse
+        self._failed = failed
         self._probes: dict[tuple[str, int], asyncio.Future[TcpAddress]] = {}
         self._sockets = _bind()
         self.port: int = self._sockets[0].getsockname()[1]
@@ -54,13 +56,14 @@ class CaptureListener:
         while True:
             try:
                 connection, client = await loop.sock_accept(bound)
-            except OSError:
+            except OSError as error:
                 # ECONNABORTED concerns one connection; without descriptors or memory all of them wait in the backlog.
+                self._failed(error)
                 await asyncio.sleep(ACCEPT_RETRY)
                 continue
-            await self._arrived(connection, (client[0], client[1]))
+            self._arrived(connection, (client[0], client[1]))
 
-    async def _arrived(self, connection: socket.socket, client: tuple[str, int]) -> None:
+    def _arrived(self, connection: socket.socket, client: tuple[str, int]) -> None:
         try:
             meant = original_destination(connection)
         except OSError as error:
@@ -75,7 +78,7 @@ class CaptureListener:
             # Somebody dials this port itself. Taken at its word it would be going to us again, and again.
             self._refuse(connection, f"was made to the capture port {self.port} itself, not redirected")
             return
-        await self._take(connection, meant)
+        self._take(connection, meant)
 
     async def probe(self, targets: Iterable[TcpAddress], uid: int) -> str | None:
         """Dial the first of these addresses that has a route, as this user; None if that arrives here. It does, too, if

@@ -35,8 +35,8 @@ from enclave_proxy.task_set import TaskSet
 LOOK = 10.0
 # How many ports a look probes, of many: they stand in one and the same rules.
 PROBED = 16
-# Captured connections whose peer is being looked up in DNS, for entries that share a port.
-MAX_CHOOSING = 1024
+# Captured connections whose peer is being looked up, or for which too many handshakes are under way.
+MAX_WAITING = 1024
 # What is counted and logged of connections that belong to no route.
 NAME = "capture"
 # Addresses that no network has (RFC 5737, RFC 3849): probes go there if there is a default route.
@@ -63,7 +63,7 @@ class CapturingRelay(Relay):
         self._firewall = firewall
         self._claim = claim
         self._app = app
-        self._listener = CaptureListener(self._take, self._not_taken)
+        self._listener = CaptureListener(self._take, self._not_taken, self._not_accepted)
         self._rules = CaptureRules(
             capture=self._listener.port,
             outgoing=frozenset(),
@@ -75,7 +75,7 @@ class CapturingRelay(Relay):
         self._config = RelayConfig()
         self._in_force: CaptureRules | None = None
         self._tasks = TaskSet(self._bug)
-        self._choosing = TaskSet(self._bug)
+        self._waiting = TaskSet(self._bug)
         self._resolver = Resolver(self._tasks, asyncio.get_running_loop().time)
         self._enforcing = asyncio.Lock()
         for accepting in self._listener.serve():
@@ -109,7 +109,7 @@ class CapturingRelay(Relay):
 
     async def close(self, drain: float = 0.0) -> None:
         """See Relay.close. The rules stay: what the app still opens is refused."""
-        await self._choosing.close()
+        await self._waiting.close()
         await self._tasks.close()
         self._listener.close()
         await super().close(drain)
@@ -205,25 +205,33 @@ class CapturingRelay(Relay):
 
     # --- connections
 
-    async def _take(self, connection: socket.socket, meant: TcpAddress) -> None:
-        """Waits while too many are being set up, so that the rest stays in the kernel's backlog."""
-        entries = entries_of(self._config.outbound, meant.port)
-        if len(entries) < 2:
-            await self._pass_on(connection, meant, entries, {})
-        elif len(self._choosing) < MAX_CHOOSING:
-            self._choosing.spawn(self._choose(connection, meant, entries))
+    def _take(self, connection: socket.socket, meant: TcpAddress) -> None:
+        if len(self._waiting) < MAX_WAITING:
+            self._waiting.spawn(self._pass_on(connection, meant))
         else:
-            self._not_taken(connection, f"{MAX_CHOOSING} others are being looked up", Refusal.LIMIT)
+            self._not_taken(connection, f"came while {MAX_WAITING} others wait to be set up", Refusal.LIMIT)
 
-    async def _choose(self, connection: socket.socket, meant: TcpAddress, entries: dict[str, str]) -> None:
+    async def _pass_on(self, connection: socket.socket, meant: TcpAddress) -> None:
+        """Find out which peer is meant, and go on as on the listener of its route."""
         try:
-            routes = {route.name: route for route in self._config.outbound if route.name in entries}
-            names = list(routes)
-            found = await asyncio.gather(*(self._addresses(routes[name], entries[name]) for name in names))
+            entries = entries_of(self._config.outbound, meant.port)
+            name = pick(meant, entries, await self._all_addresses(entries) if len(entries) > 1 else {})
+        except LookupError as error:
+            self._not_taken(connection, str(error.args[0]))
+            return
         except BaseException:
             connection.close()
             raise
-        await self._pass_on(connection, meant, entries, dict(zip(names, found, strict=True)))
+        listener = next((each for each in self._listeners.values() if each.serving.route.name == name), None)
+        if listener is None:
+            self._not_taken(connection, f"was for {name}, which is no route any more")
+            return
+        await self._handle(connection, listener)
+
+    async def _all_addresses(self, entries: dict[str, str]) -> dict[str, frozenset[str]]:
+        routes = [route for route in self._config.outbound if route.name in entries]
+        found = await asyncio.gather(*(self._addresses(route, entries[route.name]) for route in routes))
+        return {route.name: addresses for route, addresses in zip(routes, found, strict=True)}
 
     async def _addresses(self, route: Outbound, addr: str) -> frozenset[str]:
         """What the app may mean by this `Addr`: the peers that are known, and what DNS says of the name."""
@@ -234,29 +242,16 @@ class CapturingRelay(Relay):
             return known  # a Marble type need not have a name in DNS
         return known | {canonical(host) for host in found}
 
-    async def _pass_on(
-        self,
-        connection: socket.socket,
-        meant: TcpAddress,
-        entries: dict[str, str],
-        addresses: dict[str, frozenset[str]],
-    ) -> None:
-        try:
-            name = pick(meant, entries, addresses)
-        except LookupError as error:
-            self._not_taken(connection, str(error.args[0]))
-            return
-        listener = next((each for each in self._listeners.values() if each.serving.route.name == name), None)
-        if listener is None:
-            self._not_taken(connection, f"{name} is no route any more")
-            return
-        await self._handle(connection, listener)
+    def _not_accepted(self, error: OSError) -> None:
+        self._count(f"cannot be accepted: {error.strerror}", Refusal.LIMIT)
 
     def _not_taken(self, connection: socket.socket, why: str, reason: Refusal = Refusal.NO_ENDPOINT) -> None:
         connection.close()
-        counters = self.counters.of(NAME)
-        counters.accepted += 1
-        counters.refused[reason] += 1
+        self.counters.of(NAME).accepted += 1
+        self._count(why, reason)
+
+    def _count(self, why: str, reason: Refusal) -> None:
+        self.counters.of(NAME).refused[reason] += 1
         if self._budget.take():
             self._log.info("connection refused", listener=NAME, reason=str(reason), detail=f"a connection {why}")
         else:

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from enclave_proxy.capture_firewall import Firewall, FirewallError, Iptables, Nft
+from enclave_proxy.capture_listener import _as_user
 from enclave_proxy.capture_relay import CapturingRelay
 from enclave_proxy.capture_rules import CaptureRules
+from enclave_proxy.limits import Limits
 from enclave_proxy.listener import RelayError
-from enclave_proxy.relay_config import RelayConfig
+from enclave_proxy.relay_config import Outbound, RelayConfig
 from tests.kit.capture_alone import OWN, PEER, capture, into, neighbours, out_to
-from tests.kit.capture_mesh import ask_in
+from tests.kit.capture_mesh import APP, ask_in
 from tests.kit.netns import Namespace
 
 pytestmark = pytest.mark.e2e
@@ -65,6 +67,25 @@ def test_rules_follow_the_manifest_and_what_it_takes_away_stays_closed(
 
     capture(pod, FIREWALLS[how], first, scenario)
     assert "marblemesh" not in pod.run("nft", "list", "ruleset").lower()
+
+
+def test_probes_do_not_wait_for_connections_that_are_being_set_up(
+    pair: tuple[Namespace, Namespace], tmp_path: Path
+) -> None:
+    pod, _ = pair
+    route = out_to(tmp_path)
+
+    async def scenario(relay: CapturingRelay) -> None:
+        slots = relay._slots[Outbound]
+        for _ in range(Limits().handshakes):
+            await slots.acquire()
+        with _as_user(APP, socket.AF_INET) as app:
+            app.connect_ex((PEER.host, PEER.port))
+            await relay.prove()
+            counters = relay.counters.of(route.name)
+            assert (counters.accepted, counters.handshakes) == (1, 0)  # it waits for its turn
+
+    capture(pod, Nft, RelayConfig(outbound=(route,)), scenario)
 
 
 @pytest.mark.parametrize("how", FIREWALLS)

@@ -44,12 +44,12 @@ def test_of_several_the_one_whose_address_it_is(host: str, name: str) -> None:
 
 def test_nobody_is_guessed_where_none_or_two_have_the_address_or_the_port_is_not_the_mesh_s() -> None:
     entries = entries_of(ROUTES, 5432)
-    with pytest.raises(LookupError, match=r"203.0.113.9:5432 is the address of none of db, logs, which share port"):
+    with pytest.raises(LookupError, match=r"to 203.0.113.9:5432, the address of none of db, logs, which share port"):
         pick(TcpAddress("203.0.113.9", 5432), entries, {})
     both = dict.fromkeys(entries, frozenset({"10.0.0.9"}))
     with pytest.raises(LookupError, match="of more than one of db, logs"):
         pick(TcpAddress("10.0.0.9", 5432), entries, both)
-    with pytest.raises(LookupError, match="is no port of the manifest's Outgoing"):
+    with pytest.raises(LookupError, match="which is no port of the manifest's Outgoing"):
         pick(TcpAddress("10.0.0.1", 22), entries_of(ROUTES, 22), {})
 
 

@@ -80,7 +80,7 @@ async def taken(relay: CapturingRelay, host: str, port: int) -> None:
     ours.setblocking(False)
     app.setblocking(False)
     with app:
-        await relay._take(ours, TcpAddress(host, port))
+        relay._take(ours, TcpAddress(host, port))
         assert await asyncio.get_running_loop().sock_recv(app, 1) == b""
 
 
@@ -104,10 +104,10 @@ async def test_a_captured_connection_is_counted_where_it_belongs(
     assert relay.counters.of("capture").refused[Refusal.NO_ENDPOINT] == (listener == "capture")
 
 
-async def test_too_many_look_ups_at_once_are_refused(
+async def test_too_many_that_wait_at_once_are_refused(
     relay: CapturingRelay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capture_relay, "MAX_CHOOSING", 0)
+    monkeypatch.setattr(capture_relay, "MAX_WAITING", 0)
     await relay.apply(RelayConfig(outbound=routes(tmp_path)))
     await taken(relay, "127.0.0.1", 5432)
     assert relay.counters.of("capture").refused[Refusal.LIMIT] == 1
