@@ -24,8 +24,9 @@ from pathlib import Path
 
 from bench.measure import ROOT, Figure, cpu_seconds, pin, resident_bytes, write_result
 from bench.relay_load import Bulk, Clients, connect, new_connections, percentile
-from bench.relay_peers import PEERS, STARTS, WHOLE, Place, free_port, make_place, start_app, wait_for
+from bench.relay_peers import PEERS, STARTS, WHOLE, Place, free_port, issue, make_place, start_app, wait_for
 from bench.relay_plot import plot
+from sds.ca import CertificateAuthority
 from sds.tls import client_context
 
 MEGABYTE = 1_000_000
@@ -34,12 +35,14 @@ KEPT = 512
 LATENCY_CONNECTIONS = 64
 LATENCY_SECONDS = 3.0
 IDLE_CONNECTIONS = 5000
+STRANGERS = 100
 # name: unit
 UNITS = {
     "cpu_per_request_1": "µs",
     "cpu_per_request": "µs",
     "cpu_per_request_512": "µs",
     "cpu_per_connection": "µs",
+    "cpu_per_connection_first": "µs",
     "cpu_per_gb": "s",
     "peak_rate": "1/s",
     "p50": "ms",
@@ -74,6 +77,7 @@ class Run:
     """Everything that is measured, by measure and proxy."""
 
     place: Place
+    ca: CertificateAuthority
     core: int
     amounts: dict[str, int]
     samples: Samples = field(default_factory=lambda: {m: {p: [] for p in PEERS} for m in UNITS})
@@ -113,8 +117,19 @@ class Run:
 
     def connections(self, proxy: Proxy) -> None:
         count = self.amounts["connections"]
-        took = proxy.cpu(lambda: new_connections(proxy.port, self.tls, count))
+        clients = [self.tls] * count
+        took = proxy.cpu(lambda: new_connections(proxy.port, clients))
         self.keep("cpu_per_connection", proxy, took / count * 1e6)
+
+    def first_connections(self, proxy: Proxy, strangers: list[ssl.SSLContext]) -> None:
+        took = proxy.cpu(lambda: new_connections(proxy.port, strangers))
+        self.keep("cpu_per_connection_first", proxy, took / len(strangers) * 1e6)
+
+    def strangers(self, number: int) -> list[ssl.SSLContext]:
+        """Clients with certificates that no proxy has seen before this round."""
+        first = number * STRANGERS
+        marbles = [issue(self.ca, "client", first + i) for i in range(STRANGERS)]
+        return [client_context(marble, self.place.bundle) for marble in marbles]
 
     def bulk(self, proxy: Proxy) -> None:
         took = proxy.cpu(Bulk(proxy.port, self.tls, BIG).run)
@@ -137,6 +152,9 @@ class Run:
                     self.requests(proxy, clients[proxy.name])
                 for proxy in proxies:
                     self.connections(proxy)
+                strangers = self.strangers(number)
+                for proxy in proxies:
+                    self.first_connections(proxy, strangers)
                 for proxy in proxies:
                     self.bulk(proxy)
                 for proxy in proxies:
@@ -221,7 +239,7 @@ def main(arguments: list[str]) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65_536), hard))
     folder = Path(tempfile.mkdtemp(prefix="mmb"))
     try:
-        run = Run(make_place(folder), cores[0], amounts)
+        run = Run(*make_place(folder), cores[0], amounts)
         app = start_app(run.place, BIG)
         try:
             wait_for(run.place, run.place.app, app)

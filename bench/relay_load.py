@@ -12,7 +12,7 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -139,9 +139,9 @@ def _no_collection() -> Iterator[None]:
         gc.enable()
 
 
-def new_connections(port: int, tls: ssl.SSLContext, count: int) -> None:
-    """`count` new mTLS connections with one request each."""
-    for _ in range(count):
+def new_connections(port: int, clients: Iterable[ssl.SSLContext]) -> None:
+    """A new mTLS connection of each client, with one request."""
+    for tls in clients:
         connection = connect(port, tls)
         ask(connection)
         connection.close()

@@ -21,22 +21,27 @@ from bench.relay_place import Place as Place
 from sds.ca import CertificateAuthority, LeafTemplate
 from sds.csr import CertificateRequest
 from sds.identity import any_marble_prefix
+from sds.material import Identity
 
 
-def make_place(folder: Path) -> Place:
+def make_place(folder: Path) -> tuple[Place, CertificateAuthority]:
     """A mesh CA and two Marbles, server and client."""
-    now = datetime.now(UTC)
-    ca = CertificateAuthority.create(["localhost"], [], now)
+    ca = CertificateAuthority.create(["localhost"], [], datetime.now(UTC))
     for number, name in enumerate(("server", "client"), start=1):
-        request = CertificateRequest(dns_names=("localhost",), ip_addresses=(), subject=x509.Name([]))
-        uuid = f"00000000-0000-4000-8000-{number:012}"
-        identity = ca.issue_marble(LeafTemplate(name, uuid, request, None, timedelta(hours=24)), now)
+        identity = issue(ca, name, number)
         (folder / f"{name}.pem").write_bytes(identity.chain)
         (folder / f"{name}.key").write_bytes(identity.key.pem)
         (folder / f"{name}-all.pem").write_bytes(identity.chain + identity.key.pem)
     (folder / "ca.pem").write_bytes(ca.bundle.pem)
     (folder / "prefix").write_text(any_marble_prefix(ca.trust_domain))
-    return Place(folder)
+    return Place(folder), ca
+
+
+def issue(ca: CertificateAuthority, name: str, number: int) -> Identity:
+    """A Marble of the mesh."""
+    request = CertificateRequest(dns_names=("localhost",), ip_addresses=(), subject=x509.Name([]))
+    uuid = f"00000000-0000-4000-8000-{number:012}"
+    return ca.issue_marble(LeafTemplate(name, uuid, request, None, timedelta(hours=24)), datetime.now(UTC))
 
 
 def free_port() -> int:
