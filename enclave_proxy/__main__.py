@@ -19,6 +19,7 @@ from enclave_proxy import capture_settings
 from enclave_proxy import config as settings
 from enclave_proxy.collector import spare_what_is_loaded
 from enclave_proxy.config import Setting, WorkerConfig
+from enclave_proxy.descriptors import take_all
 from enclave_proxy.errors import ConfigError, ProxyError
 from enclave_proxy.fused import Fused
 from enclave_proxy.fused_logs import private_logger
@@ -170,8 +171,9 @@ def _run(flags: dict[str, str], command: tuple[str, ...]) -> int:
     log = get_logger("worker", marble_type=config.marble_type)
     # A core dump is every key in one file on the host's disk. The app inherits this and may raise it again.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    descriptors = take_all()
     if not config.fused:
-        return _work(Worker(config, env, log), log)
+        return _work(Worker(config, env, log, descriptors=descriptors), log)
     log = private_logger(marble_type=config.marble_type)
     fused = Fused(log)
     return fused.run(lambda: _work(Worker(config, env, log, Signals(fused.signals.caught), fused), log))

@@ -51,16 +51,19 @@ class Child:
         return self._process.pid
 
     @classmethod
-    async def start(cls, command: Sequence[str], env: Mapping[str, str], user: AppUser | None = None) -> Self:
+    async def start(
+        cls, command: Sequence[str], env: Mapping[str, str], user: AppUser | None = None, descriptors: int | None = None
+    ) -> Self:
         """Start `command` with exactly `env`, standard streams inherited. Raises CommandError if that cannot be. `user`
-        None: the worker's own."""
+        None: the worker's own. `descriptors`: how many it may have unless it asks for more, None: as the worker."""
         program = shutil.which(command[0], path=env.get("PATH", os.defpath))
         if program is None:
             raise CommandError(f"cannot start {command[0]!r}: not found, or not executable (PATH is the app's own)")
+        limit = () if descriptors is None else (f"--descriptors={descriptors}",)
         become = () if user is None else (f"--user={user.uid}:{user.gid}",)
         try:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", str(_EXEC_APP), *become, str(os.getpid()), program, *command),
+                *(sys.executable, "-I", "-S", str(_EXEC_APP), *limit, *become, str(os.getpid()), program, *command),
                 env=dict(env),
                 start_new_session=True,
             )

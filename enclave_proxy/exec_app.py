@@ -3,23 +3,26 @@
 
 A file of its own, started by `python -I -S`, and not a function between fork and exec: the worker has threads, and
 Python code after a fork of a threaded process may wait for ever for a lock that no living thread holds. It costs about
-15 ms once. Usage: exec_app.py [--user=UID:GID] WORKER_PID PROGRAM ARGV0 [ARG...].
+15 ms once. Usage: exec_app.py [--descriptors=N] [--user=UID:GID] WORKER_PID PROGRAM ARGV0 [ARG...].
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 
-USER = "--user="
+DESCRIPTORS, USER = "--descriptors=", "--user="
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 1, 38, 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 
 def main(arguments: list[str]) -> None:
     """Never returns: becomes the program, or ends with 126 (cannot execute) or 127 (not there)."""
+    if arguments[0].startswith(DESCRIPTORS):
+        _limit(int(arguments.pop(0).removeprefix(DESCRIPTORS)))
     if arguments[0].startswith(USER):
         _become(*map(int, arguments.pop(0).removeprefix(USER).split(":")))
     worker, program, *argv = arguments
@@ -36,6 +39,12 @@ def main(arguments: list[str]) -> None:
     except OSError as error:
         sys.stderr.write(f"marblemesh: cannot start {program!r}: {error.strerror}\n")
         sys.exit(127 if isinstance(error, FileNotFoundError) else 126)
+
+
+def _limit(descriptors: int) -> None:
+    """How many there may be unless the app raises it, as it may."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, hard))
 
 
 def _become(uid: int, gid: int) -> None:

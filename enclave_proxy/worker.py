@@ -77,13 +77,14 @@ def utc_now() -> datetime:
 
 @dataclass(slots=True)
 class Worker:
-    """`env` is the process's environment, which the app inherits in part."""
+    """`env` is the process's environment, which the app inherits in part; `descriptors`: how many it may have."""
 
     config: WorkerConfig
     env: Mapping[str, str]
     log: FilteringBoundLogger
     signals: Signals = field(default_factory=Signals)
     fused: Fused | None = None
+    descriptors: int | None = None
 
     async def run(self) -> int:
         """Live; gives the status to exit with. Raises ProxyError if the worker itself cannot go on."""
@@ -233,7 +234,7 @@ class Worker:
 
     def _starter(self, session: Session) -> Starter:
         if self.fused is None:
-            return partial(Child.start, user=self.config.capture.app_user)
+            return partial(Child.start, user=self.config.capture.app_user, descriptors=self.descriptors)
         closed = session.pushed.local.refuse_plain_tcp
         return partial(self.fused.start, config=lambda: session.applied, closed=closed)
 

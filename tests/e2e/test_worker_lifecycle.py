@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -217,3 +218,18 @@ async def test_several_relay_processes_are_one_marble_and_a_second_signal_waits_
     assert await db.wait() == 0
     with pytest.raises(ProcessLookupError):
         os.kill(joined["pid"], 0)
+
+
+async def test_a_worker_takes_all_descriptors_that_it_may_have_and_leaves_its_app_what_was_set(
+    mesh: MeshHarness,
+) -> None:
+    await mesh.start_coordinator()
+    await mesh.set_manifest(mesh.manifest({"web": {}}, {}))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
+    try:
+        worker = await mesh.start_worker("web", "sh", "-c", "echo app has $(ulimit -Sn) >&2; exec sleep 60")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    await worker.logged("app has 300")
+    assert resource.prlimit(worker.pid, resource.RLIMIT_NOFILE) == (hard, hard)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 import textwrap
@@ -162,3 +163,16 @@ async def test_the_app_dies_with_its_worker(fifo: Path) -> None:
     process.kill()
     await process.wait()
     await asyncio.to_thread(gone, lambda: os.kill(app, 0))
+
+
+async def test_an_app_may_have_as_many_descriptors_as_it_is_told(fifo: Path) -> None:
+    code = """
+        import resource, sys
+        open(sys.argv[1], "w").write(repr(resource.getrlimit(resource.RLIMIT_NOFILE)))
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for wanted, expected in ((None, soft), (77, 77)):
+        command = (*PYTHON, textwrap.dedent(code), str(fifo))
+        child = await Child.start(command, ENV, descriptors=wanted)
+        assert await told(fifo) == repr((expected, hard))
+        assert await child.wait() == 0
