@@ -133,6 +133,9 @@ def test_coordinator_worker_and_fused_app_run_with_the_trusted_files_alone(tmp_p
         mesh.render("fused", "--marble-type", "server", "--app", str(mesh.app / "app.py")) as server,
         mesh.render("worker", "--marble-type", "client", "--app", str(curl), "--", *asks) as client,
     ):
+        for marble in (server, client):
+            code = [name for name in marble.manifest["sgx"]["trusted_files"] if name.endswith(".py")]
+            assert not [name for name in code if "/xds_server/" in name or "/manifests/" in name]
         logs = {name: tmp_path / f"{name}.log" for name in ("refused", "coordinator", "server", "client")}
         env = coordinator.environment({f"EDG_COORDINATOR_{name}_ADDR": a for name, a in mesh.coordinator.items()})
         # As it is, it wants an enclave; what the host says about simulation would not get through.
