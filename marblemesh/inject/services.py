@@ -28,10 +28,11 @@ class MarblePod:
 
     @classmethod
     def of(cls, template: dict[str, Any], namespace: str | None, marble_type: str, settings: Settings) -> MarblePod:
-        """`template` as `inject_pod` gives it back. Raises UnknownMarble."""
+        """`template` as `inject_pod` gives it back. Raises UnknownMarble, and Refused for ports that are none."""
+        draft = Draft(template)
         ports: dict[str, set[int]] = defaultdict(set)
-        for container in template["spec"]["containers"]:
-            for port in container.get("ports") or ():
+        for container in draft.items("spec", "containers"):
+            for port in draft.items("spec", "containers", str(container["name"]), "ports"):
                 if isinstance(number := port.get("containerPort"), int):
                     ports[str(port.get("name"))].add(number)
         found = () if settings.manifest is None else mesh_ports(settings.manifest, marble_type).inbound

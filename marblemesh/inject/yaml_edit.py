@@ -90,8 +90,7 @@ class _Editor:
         depth = len(change.path)
         if parent.flow:
             return self._add_in_brackets(parent, key, change.value, depth)
-        # An item's own dash stands at the list's column; a map's first key may stand behind its anchor.
-        column = parent.column if key is None else (parent.entries[0][0] or parent).column
+        column = parent.column if key is None else self._key_column(parent)
         return self._insert_lines(parent.end, entry(key, change.value, column), depth)
 
     def prepend(self, parent: Node, change: Change) -> _Edit:
@@ -129,6 +128,12 @@ class _Editor:
             return _Edit(parent.end - 1, parent.end - 1, f"{comma}{text}", depth)
         gap, end = self._gap(_start(parent.entries[-1])) or " ", parent.entries[-1][1].end
         return _Edit(end, end, f",{gap}{text}", depth)
+
+    def _key_column(self, parent: Node) -> int:
+        """Where the keys of a block stand: as the first one, since the block itself may begin with an anchor."""
+        first = parent.entries[0][0] or parent
+        explicit = self._text[first.start - 2 : first.start] == "? "
+        return first.column - 2 if explicit else first.column
 
     def _gap(self, position: int) -> str:
         """Line break and indentation before `position`, if it is the first on its line; else nothing."""

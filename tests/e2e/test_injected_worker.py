@@ -44,7 +44,7 @@ class Kubelet:
         }
 
     def _mount(self, volume: Json) -> Path:
-        folder = self._root / volume["name"]
+        folder = self._root / str(volume["name"])
         folder.mkdir()
         for entry in volume.get("downwardAPI", {}).get("items", ()):
             (folder / entry["path"]).write_text(FIELDS[entry["fieldRef"]["fieldPath"]])

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from manifests.parse import parse
+from marblemesh.inject.errors import Refused
 from marblemesh.inject.linkerd_ports import LinkerdMode
 from marblemesh.inject.report import Level
 from marblemesh.inject.settings import Settings
@@ -83,6 +84,14 @@ def test_what_is_marked_as_http_stays_so_with_a_warning() -> None:
     result = injected(service({"port": 8443, "appProtocol": "http"}), POD)
     (warning,) = [note for note in result.reports[0].notes if note.level is Level.WARNING]
     assert warning.text == "port 8443 has appProtocol http, and carries mTLS"
+
+
+@pytest.mark.parametrize("ports", [7, {"a": 1}, ["x"]])
+def test_a_pod_whose_ports_are_none_is_refused_by_name(ports: Any) -> None:
+    item = pod(containers=[{"name": "web", "image": "a", "ports": ports}])
+    for settings in (SETTINGS, Settings(worker=False)):
+        with pytest.raises(Refused, match=r"pod/web .*: spec\.containers\.web\.ports(\[0\])? is not"):
+            inject_stream(yaml.safe_dump(item), settings)
 
 
 @pytest.mark.parametrize(
