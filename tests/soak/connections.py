@@ -66,6 +66,8 @@ class Result:
     size: Json
     load: Json = field(default_factory=dict)
     memory: list[Json] = field(default_factory=list)
+    cpu_ms: dict[str, float] = field(default_factory=dict)
+    """of both cores, for each new connection; what the idle ones cost is in it"""
     before: Json = field(default_factory=dict)
     after: Json = field(default_factory=dict)
     counters: Json = field(default_factory=dict)
@@ -91,6 +93,7 @@ class Soak:
         self.result = Result({name: getattr(size, name) for name in size.__dataclass_fields__})
         self._samples: dict[int, list[tuple[float, int]]] = {pid: [] for pid in self.pids}
         self._phase = ""
+        self._spent: dict[str, float] = {}
 
     async def state(self) -> State:
         metrics = await self._metrics()
@@ -132,8 +135,22 @@ class Soak:
             said = json.loads(line)
             self._phase = said["phase"]
             self.result.load = said
+            self._count_cpu(said, process.pid)
             taken = ", ".join(f"{measure.resident(pid) / 1024:.1f}" for pid in self.pids)
             print(f"{time.monotonic() - began:6.0f} s  {_brief(said)}, RSS {taken} MiB", file=sys.stderr, flush=True)
+
+    def _count_cpu(self, said: Json, load: int) -> None:
+        """What a new connection costs, from before the first to after the last of them."""
+        who = {"worker": self.pids, "load": [load], "app": self._apps()}
+        spent = {name: sum(measure.cpu_seconds(pid) for pid in pids) for name, pids in who.items()}
+        if said["phase"] == "held":
+            self._spent = spent
+        elif said["phase"] == "renewed" and said["started"]:
+            per = 1000 / said["started"]
+            self.result.cpu_ms = {name: round((spent[name] - self._spent[name]) * per, 3) for name in who}
+
+    def _apps(self) -> list[int]:
+        return [pid for pid in measure.children(self._worker.pid) if "connections_app" in measure.command(pid)]
 
     async def _sample(self) -> None:
         began = time.monotonic()
@@ -265,6 +282,7 @@ def main() -> None:
             f"{_brief(result.load)}, {result.load['rate_reached']} a second, all answered within "
             f"{result.load['worst_ms']:.0f} ms"
         )
+        print(f"CPU for each new connection, ms: {result.cpu_ms}")
         for entry in result.memory:
             print(", ".join(f"{name} {value}" for name, value in entry.items()))
         for text in result.wrong or ["nothing was wrong"]:
