@@ -18,12 +18,11 @@ from pathlib import Path
 import pytest
 
 from sds.attestation.simulated import SimulatedPlatform
-from tests.kit.kustomize import KUBERNETES, Object, kustomize
+from tests.kit.kustomize import KUBERNETES, Object, rendered
 from tests.kit.netns import Namespace, link, namespaces_needed, pods
 from tests.kit.pod_process import Cluster
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
-RENDERED = KUBERNETES / "rendered"
 MARBLES = ("emoji", "voting", "web", "vote-bot")
 HUB = "10.88.{}.1"
 POD = "10.88.{}.2"
@@ -41,7 +40,7 @@ def network(*names: str) -> Iterator[tuple[Namespace, dict[str, Namespace]]]:
 
 
 def templates(folder: str) -> dict[str, Object]:
-    items = kustomize(RENDERED / folder)
+    items = rendered(folder)
     return {i["metadata"]["name"]: i["spec"]["template"] for i in items if i["kind"] in ("Deployment", "StatefulSet")}
 
 
@@ -64,7 +63,7 @@ def until(what: str, check: object, logs: Path) -> None:
 
 
 def test_the_example_s_pods_vote_over_attested_mtls(tmp_path: Path) -> None:
-    namespaces_needed("curl", "kubectl")
+    namespaces_needed("curl")
     SimulatedPlatform.open(tmp_path / "platform", datetime.now(UTC))
     coordinator = templates("simulation")["marblerun-coordinator"]
     marbles = templates("emojivoto-simulation")

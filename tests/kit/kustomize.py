@@ -19,6 +19,7 @@ from tests.kit.programs import program
 
 ROOT = Path(__file__).resolve().parents[2]
 KUBERNETES = ROOT / "manifests" / "kubernetes"
+RENDERED = KUBERNETES / "rendered"
 CRDS = ROOT / "tests" / "data" / "crds"
 
 PLATFORMS = ("simulation", "sgx-intel", "sgx-azure", "sgx-alibaba", "tdx-kata")
@@ -39,6 +40,11 @@ def _rendered(folder: Path) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def rendered(name: str) -> list[Object]:
+    """The objects of a folder of rendered/, as they lie there; every call gives objects of its own."""
+    return list(yaml.load_all((RENDERED / name / "objects.yaml").read_text(), yaml.CSafeLoader))
 
 
 def combine(place: Path, member: str, folders: list[Path], components: tuple[str, ...] = ()) -> list[Object]:

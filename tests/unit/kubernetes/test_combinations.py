@@ -15,6 +15,7 @@ from tests.kit.kustomize import (
     ADDED,
     KUBERNETES,
     PLATFORMS,
+    RENDERED,
     ROOT,
     Object,
     by_key,
@@ -23,10 +24,10 @@ from tests.kit.kustomize import (
     judge,
     key,
     kustomize,
+    rendered,
 )
 
 VARIANTS = tuple(platform + suffix for platform in PLATFORMS for suffix in ("", "-linkerd"))
-RENDERED = KUBERNETES / "rendered"
 FOLDERS = tuple(sorted(path.name for path in RENDERED.iterdir()))
 
 
@@ -46,7 +47,7 @@ def read(folder: Path) -> list[Object]:
 def test_what_is_rendered_beforehand_is_what_base_and_components_give(anew: Path) -> None:
     """Compared as objects: kustomize's versions differ in how they write."""
     assert {path.name for path in anew.iterdir()} == {path.name for path in RENDERED.iterdir()}
-    stale = [name for name in FOLDERS if by_key(read(anew / name)) != by_key(read(RENDERED / name))]
+    stale = [name for name in FOLDERS if by_key(read(anew / name)) != by_key(rendered(name))]
     assert stale == [], "run scripts/render-kubernetes"
 
 
@@ -63,7 +64,7 @@ def test_injector_and_monitors_add_objects_and_change_none_so_they_go_with_every
 ) -> None:
     components_needed()
     everything = combine(tmp_path, "resources", [KUBERNETES / "base"], (platform, "linkerd", *ADDED))
-    parts = [item for name in (f"{platform}-linkerd", *ADDED) for item in kustomize(RENDERED / name)]
+    parts = [item for name in (f"{platform}-linkerd", *ADDED) for item in rendered(name)]
     assert by_key(everything) == by_key(parts)
 
 
@@ -71,11 +72,11 @@ def test_the_kubectl_of_debian_combines_the_rendered_folders_as_bases(tmp_path: 
     """`bases` is understood by kustomize v2 and, with a warning, by v5: this runs with whichever there is."""
     names = ("sgx-intel-linkerd", *ADDED)
     combined = combine(tmp_path, "bases", [RENDERED / name for name in names])
-    assert by_key(combined) == by_key([item for name in names for item in kustomize(RENDERED / name)])
+    assert by_key(combined) == by_key([item for name in names for item in rendered(name)])
 
 
 def test_the_schemas_of_custom_resources_refuse_an_unknown_field() -> None:
-    for item in [*kustomize(RENDERED / "simulation-linkerd"), *kustomize(RENDERED / "injector")]:
+    for item in [*rendered("simulation-linkerd"), *rendered("injector")]:
         if item["apiVersion"].split("/")[0] not in ("policy.linkerd.io", "cert-manager.io"):
             continue
         with pytest.raises(jsonschema.ValidationError, match="colour"):
@@ -101,8 +102,8 @@ def test_no_real_platform_simulates(variant: str) -> None:
 
 def test_no_two_platforms_share_an_object_that_differs_only_by_accident() -> None:
     """What a platform has to say is said in the Coordinator, the namespace's label and its own objects."""
-    plain = by_key(kustomize(RENDERED / "simulation"))
+    plain = by_key(rendered("simulation"))
     for platform in PLATFORMS[1:]:
-        items = by_key(kustomize(RENDERED / platform))
+        items = by_key(rendered(platform))
         changed = {key(items[name])[0] for name in plain if items[name] != plain[name]}
         assert changed <= {"StatefulSet", "Namespace", "ConfigMap"}

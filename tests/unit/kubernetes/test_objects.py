@@ -14,10 +14,9 @@ import yaml
 
 from enclave_proxy.config import WorkerConfig
 from manifests.parse import parse
-from tests.kit.kustomize import KUBERNETES, Object, kustomize
+from tests.kit.kustomize import KUBERNETES, RENDERED, Object, rendered
 from xds_server.config import CoordinatorConfig
 
-RENDERED = KUBERNETES / "rendered"
 FOLDERS = tuple(sorted(path.name for path in RENDERED.iterdir()))
 WORKLOADS = ("StatefulSet", "Deployment", "DaemonSet")
 # The one pod that is not ours, and the one platform whose device wants root, of the guest.
@@ -26,7 +25,7 @@ GUEST_ROOT = ("tdx-kata", "tdx-kata-linkerd")
 
 
 def workloads(folder: str) -> list[Object]:
-    return [item for item in kustomize(RENDERED / folder) if item["kind"] in WORKLOADS]
+    return [item for item in rendered(folder) if item["kind"] in WORKLOADS]
 
 
 def pods(folder: str) -> list[tuple[str, Object]]:
@@ -82,7 +81,7 @@ def test_the_only_folders_of_the_node_are_the_quoting_service_s_and_the_guest_s_
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_the_namespace_is_restricted_unless_something_in_it_needs_more(folder: str) -> None:
-    items = kustomize(RENDERED / folder)
+    items = rendered(folder)
     for namespace in [item for item in items if item["kind"] == "Namespace"]:
         enforced = namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"]
         needs = "linkerd" in folder or any(
@@ -93,14 +92,14 @@ def test_the_namespace_is_restricted_unless_something_in_it_needs_more(folder: s
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_nobody_has_rights_at_the_kubernetes_api(folder: str) -> None:
-    kinds = {item["kind"] for item in kustomize(RENDERED / folder)}
+    kinds = {item["kind"] for item in rendered(folder)}
     assert not kinds & {"Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"}
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_what_an_object_names_is_there(folder: str) -> None:
     """Volumes of mounts, ports of probes and Services, pods of selectors."""
-    items = kustomize(RENDERED / folder)
+    items = rendered(folder)
     templates = pods(folder)
     for workload in [item for item in items if item["kind"] in WORKLOADS]:
         assert workload["spec"]["selector"]["matchLabels"].items() <= labels(workload["spec"]["template"]).items()
@@ -132,7 +131,7 @@ def port_names(template: Object) -> set[str]:
 
 @pytest.mark.parametrize("folder", [name for name in FOLDERS if "prometheus" not in name])
 def test_every_pod_is_denied_all_traffic_but_what_another_policy_allows(folder: str) -> None:
-    items = [item for item in kustomize(RENDERED / folder) if item["kind"] == "NetworkPolicy"]
+    items = [item for item in rendered(folder) if item["kind"] == "NetworkPolicy"]
     if folder == "injector":  # in the Coordinator's namespace, whose base denies by default
         assert [item["spec"]["policyTypes"] for item in items] == [["Ingress"]]
         return
@@ -151,7 +150,7 @@ def test_the_coordinator_understands_its_variables(folder: str) -> None:
     assert ports["xds"] == config.xds_addr.port
     assert config.prometheus_addr is not None
     assert ports["metrics"] == config.prometheus_addr.port
-    services = [item for item in kustomize(RENDERED / folder) if item["kind"] == "Service"]
+    services = [item for item in rendered(folder) if item["kind"] == "Service"]
     for service in services:
         name = f"{service['metadata']['name']}.{service['metadata']['namespace']}"
         assert {name, f"{name}.svc", f"{name}.svc.cluster.local"} <= set(config.dns_names)
@@ -199,7 +198,7 @@ def test_the_example_s_network_policies_allow_what_the_manifest_allows_and_no_mo
         for incoming in manifest["TLS"][tag].get("Incoming", [])
         for peer in incoming["Peers"]
     }
-    policies = [item for item in kustomize(RENDERED / "emojivoto-simulation") if item["kind"] == "NetworkPolicy"]
+    policies = [item for item in rendered("emojivoto-simulation") if item["kind"] == "NetworkPolicy"]
     allowed = {
         direction: {
             (
@@ -218,7 +217,7 @@ def test_the_example_s_network_policies_allow_what_the_manifest_allows_and_no_mo
 
 
 def test_the_webhook_comes_before_linkerd_s_and_fails_closed_for_labelled_pods_only() -> None:
-    items = kustomize(RENDERED / "injector")
+    items = rendered("injector")
     (configuration,) = [item for item in items if item["kind"] == "MutatingWebhookConfiguration"]
     assert configuration["metadata"]["name"] < "linkerd-proxy-injector-webhook-config"
     (webhook,) = configuration["webhooks"]
@@ -240,7 +239,7 @@ def test_the_webhook_comes_before_linkerd_s_and_fails_closed_for_labelled_pods_o
 
 @pytest.mark.parametrize("platform", ["simulation", "sgx-intel", "sgx-azure", "sgx-alibaba", "tdx-kata"])
 def test_linkerd_carries_all_tls_ports_as_opaque_bytes(platform: str) -> None:
-    items = kustomize(RENDERED / f"{platform}-linkerd")
+    items = rendered(f"{platform}-linkerd")
     (template,) = [template for name, template in pods(f"{platform}-linkerd") if name == "marblerun-coordinator"]
     opaque = template["metadata"]["annotations"]["config.linkerd.io/opaque-ports"].split(",")
     (container,) = template["spec"]["containers"]
@@ -273,7 +272,7 @@ def test_sgx_is_asked_of_the_vendor_s_device_plugin_and_its_taint_tolerated(plat
 
 
 def test_the_operator_gets_the_rules_that_prometheus_gets() -> None:
-    (rule,) = [item for item in kustomize(RENDERED / "prometheus-operator") if item["kind"] == "PrometheusRule"]
+    (rule,) = [item for item in rendered("prometheus-operator") if item["kind"] == "PrometheusRule"]
     rules = yaml.safe_load((KUBERNETES.parent / "prometheus" / "rules.yml").read_text())
     assert rule["spec"] == rules, "run scripts/render-kubernetes"
 
@@ -281,7 +280,7 @@ def test_the_operator_gets_the_rules_that_prometheus_gets() -> None:
 @pytest.mark.parametrize("platform", ["simulation", "sgx-intel", "sgx-azure", "sgx-alibaba", "tdx-kata"])
 def test_the_injector_is_told_the_platform(platform: str) -> None:
     """A pod's `$(NAME)` in arguments is the variable of that name."""
-    (told,) = [item for item in kustomize(RENDERED / platform) if item["metadata"]["name"] == "marblemesh-platform"]
+    (told,) = [item for item in rendered(platform) if item["metadata"]["name"] == "marblemesh-platform"]
     (template,) = [template for _, template in pods("injector")]
     (container,) = template["spec"]["containers"]
     env = settings(container, told["data"])
