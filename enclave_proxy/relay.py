@@ -27,7 +27,7 @@ from cryptography import x509
 from enclave_proxy.access_log import AccessLog
 from enclave_proxy.admission import LogBudget, Refused, objection
 from enclave_proxy.clusters import Clusters
-from enclave_proxy.counters import Refusal, RelayCounters
+from enclave_proxy.counters import ListenerCounters, Refusal, RelayCounters
 from enclave_proxy.handshake_slots import HandshakeSlots
 from enclave_proxy.limits import Limits
 from enclave_proxy.listener import Listener, Serving, bind
@@ -246,15 +246,10 @@ class Relay:
         of_this = self.counters.of(listener.serving.route.name)
         of_this.accepted += 1
         trace = Trace(connection, of_this, self._access_log)
-        if len(self._connections) >= self._limits.connections:
-            connection.close()
-            limit = Refused(Refusal.LIMIT, f"{self._limits.connections} connections are open")
-            self._refused(listener.serving.route, limit, trace)
-            return
-        if of_this.active + of_this.handshakes >= self._limits.listener_connections:
-            connection.close()
-            limit = Refused(Refusal.LIMIT, f"{self._limits.listener_connections} connections of this listener are open")
-            self._refused(listener.serving.route, limit, trace)
+        if full := self._full(of_this):
+            # An app must not take an end without a byte for what its peer had to say.
+            connection.close() if isinstance(listener.serving.route, Inbound) else PlainStream(connection).dismiss()
+            self._refused(listener.serving.route, Refused(Refusal.LIMIT, full), trace)
             return
         slots = self._slots[type(listener.serving.route)]
         try:
@@ -266,6 +261,14 @@ class Relay:
         # Taken after the wait, and used as one value for everything that follows.
         handling = self._connection(connection, listener, listener.serving, slots, trace)
         self._open.add(listener, self._connections.spawn(handling))
+
+    def _full(self, listener: ListenerCounters) -> str:
+        """Why no more connections can be had."""
+        if len(self._connections) >= self._limits.connections:
+            return f"{self._limits.connections} connections are open"
+        if listener.active + listener.handshakes >= self._limits.listener_connections:
+            return f"{self._limits.listener_connections} connections of this listener are open"
+        return ""
 
     async def _connection(
         self, connection: socket.socket, listener: Listener, serving: Serving, slots: HandshakeSlots, trace: Trace

@@ -146,6 +146,24 @@ async def test_an_app_that_dials_over_tcp_sees_a_reset_if_its_peer_breaks_or_is_
         leaving.set()
 
 
+async def test_an_app_that_dials_over_tcp_sees_a_reset_if_too_many_connections_are_open(tmp_path: Path) -> None:
+    ca = shared_ca()
+    limits = (Limits(connections=1), Limits(listener_connections=1))
+    async with App(tmp_path / "app.sock") as app, relay() as server:
+        await server.apply(RelayConfig(inbound=(inbound(ca, app),)))
+        for limit in limits:
+            async with relay(limit) as client:
+                await client.apply(RelayConfig(outbound=(outbound(ca, LOOPBACK, port(server, "in")),)))
+                address = port(client, "out")
+                first = await asyncio.open_connection(address.host, address.port)
+                await until("active", client, "out")
+                reader, writer = await asyncio.open_connection(address.host, address.port)
+                with pytest.raises(ConnectionResetError):
+                    await asyncio.wait_for(reader.read(), 10)
+                writer.close()
+                await hang_up(first)
+
+
 async def test_an_app_on_a_unix_socket_sees_an_end_of_one_direction_only_if_it_was_meant(tmp_path: Path) -> None:
     """There is no reset between UNIX sockets, but one that is hung up is told from one that goes on listening."""
     ca = shared_ca()
