@@ -86,11 +86,18 @@ def by_key(items: list[Object]) -> dict[tuple[str, str, str], Object]:
 
 
 @cache
+def _validator(schema: Path) -> jsonschema.Draft202012Validator:
+    document = json.loads(schema.read_text())
+    jsonschema.Draft202012Validator.check_schema(document)
+    return jsonschema.Draft202012Validator(document)
+
+
+@cache
 def _judged(text: str) -> None:
     item = json.loads(text)
     schema = CRDS / f"{item['kind']}.json"
     if schema.exists():
-        jsonschema.validate(item, json.loads(schema.read_text()))
+        _validator(schema).validate(item)
     else:
         kubernetes_validate.validate(item, kubernetes_validate.latest_version(), strict=True)
 
