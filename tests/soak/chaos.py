@@ -364,6 +364,8 @@ def main() -> None:
     parser.add_argument("-o", dest="output", choices=("text", "json"), default="text")
     parser.add_argument(INSIDE, action="store_true", help=argparse.SUPPRESS)
     arguments = vars(parser.parse_args())
+    if os.geteuid() != 0:
+        raise SystemExit("network namespaces take root: run this as root")
     if not arguments.pop("inside"):  # a network of our own, which goes when we do
         command = ["unshare", "--net", sys.executable, "-m", "tests.soak.chaos", *sys.argv[1:], INSIDE]
         os.execvp("unshare", command)
