@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTPS around the review: `POST /mutate`, `GET /healthz`, `GET /metrics`. Bounded in size, time and connections."""
+"""HTTPS around the review: `POST /mutate`, `GET /healthz`, `GET /metrics`. Bounded in size, time and connections.
+
+Whoever reaches the port can open connections and say nothing, and no pod starts while the API server gets none: the
+oldest one that has not asked anything in full makes room.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,12 @@ import asyncio
 import logging
 import socket
 import time
+from collections.abc import Set
 from http import HTTPStatus
 from typing import cast
 
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_request import BaseRequest
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -41,6 +47,7 @@ class InjectorServer:
         self._certificate = certificate
         self._metrics = metrics
         self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._asked: set[RequestHandler] = set()
         self._http: web.Server | None = None
         self._server: asyncio.Server | None = None
 
@@ -55,7 +62,10 @@ class InjectorServer:
         )
         self._http = http
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: _Gate(http), sock=listener, ssl=self._certificate.context, ssl_handshake_timeout=DEADLINE
+            lambda: _Gate(http, self._asked),
+            sock=listener,
+            ssl=self._certificate.context,
+            ssl_handshake_timeout=DEADLINE,
         )
 
     async def stop(self) -> None:
@@ -93,9 +103,13 @@ class InjectorServer:
         if body is None:
             return self._malformed(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         started = time.perf_counter()
-        # In a thread: half a second for the largest body must not hold up the health check.
-        async with self._turns:
-            answer = await asyncio.to_thread(review, body, self._settings)
+        self._asked.add(request.protocol)
+        try:
+            # In a thread: half a second for the largest body must not hold up the health check.
+            async with self._turns:
+                answer = await asyncio.to_thread(review, body, self._settings)
+        finally:
+            self._asked.discard(request.protocol)
         self._metrics.seconds.observe(time.perf_counter() - started)
         self._metrics.reviews.labels(answer.verdict.value).inc()
         if answer.reason:
@@ -126,16 +140,25 @@ def _plain(status: HTTPStatus) -> web.Response:
 
 
 class _Gate(asyncio.Protocol):
-    """Hands a new connection to HTTP, or closes it if it is one too many."""
+    """Hands a new connection to HTTP. If it is one too many, the oldest one goes whose request is not there yet."""
 
-    def __init__(self, http: web.Server) -> None:
+    def __init__(self, http: web.Server, asked: Set[RequestHandler]) -> None:
         self._http = http
+        self._asked = asked
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, transport)
-        if len(self._http.connections) >= MAX_CONNECTIONS:
-            transport.abort()
-            return
+        present = self._http.connections
+        if len(present) >= MAX_CONNECTIONS:
+            waiting = (other for other in present if other not in self._asked)
+            oldest = next((other.transport for other in waiting if _is_open(other.transport)), None)
+            (oldest or transport).abort()
+            if oldest is None:
+                return
         handler = self._http()
         transport.set_protocol(handler)
         handler.connection_made(transport)
+
+
+def _is_open(transport: asyncio.Transport | None) -> bool:
+    return transport is not None and not transport.is_closing()

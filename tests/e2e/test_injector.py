@@ -10,10 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from marblemesh.injector.server import MAX_CONNECTIONS
 from tests.kit.injector import ROOT, Injector, certificate_pair, injector, start
 from tests.kit.json_patch import apply
 from tests.kit.pods import patch_of, pod, review_of
@@ -74,6 +76,16 @@ def test_plain_http_and_half_a_request_leave_it_serving(running: Injector) -> No
         assert running.curl("/healthz")[0] == 200
         answer = half.recv(4096)  # after its deadline of five seconds
     assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+def test_connections_that_ask_nothing_keep_nobody_out(running: Injector) -> None:
+    context = ssl.create_default_context(cadata=running.certificate.read_text())
+    with ExitStack() as stack:
+        for _ in range(MAX_CONNECTIONS):
+            plain = stack.enter_context(socket.create_connection(("127.0.0.1", running.port), timeout=10))
+            stack.enter_context(context.wrap_socket(plain, server_hostname="localhost"))
+        assert running.curl("/healthz") == (200, "ok\n")
+        assert running.mutate(review_of(pod()))["allowed"] is True
 
 
 def test_a_changed_certificate_is_served_at_once_and_a_broken_one_is_not(tmp_path: Path) -> None:
