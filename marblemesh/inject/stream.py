@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,10 @@ from marblemesh.inject.services import MarblePod, MarblePods, inject_service
 from marblemesh.inject.settings import Settings
 from marblemesh.inject.workloads import KubernetesObject, at
 
-MAX_TEXT = 16 * 1024 * 1024
+# What 5 MB of small pods become is 24 MB, and can be injected again.
+MAX_TEXT = 32 * 1024 * 1024
+MAX_NODES = 4_000_000
+Progress = Callable[[str], None]
 _BOM = "\ufeff"
 
 
@@ -41,21 +44,28 @@ class _Work:
 
 
 def inject_stream(
-    text: str, settings: Settings, *, marbles: Mapping[str, str] | None = None, namespace: str | None = None
+    text: str,
+    settings: Settings,
+    *,
+    marbles: Mapping[str, str] | None = None,
+    namespace: str | None = None,
+    progress: Progress = lambda _: None,
 ) -> Result:
     """Inject every workload with a Marble type, by its label or by `marbles` (workload name → type), and the Services
-    in front of them. An earlier injection is taken out first, so that the settings of the last one count.
+    in front of them. An earlier injection is taken out first, so that the settings of the last one count. `progress`
+    hears often what is being done.
 
     Raises Refused, with object and line, if one of them cannot be injected or the text cannot be edited.
     """
     wanted = dict(marbles or {})
-    originals = _parse(text)
+    originals = _parse(text, progress)
     bases = [document.uninjected() for document in originals]
     done: dict[int, list[tuple[_Work, Injected | Note]]] = {id(base): [] for base in bases}
     pods: list[MarblePod] = []
     services: list[_Work] = []
     for original, base in zip(originals, bases, strict=True):
         for item in base.objects():
+            progress(f"injecting document {base.number}")
             work = _Work(original, base, item, item.place if item.template is None else item.template)
             if item.is_service:
                 services.append(work)
@@ -70,33 +80,46 @@ def inject_stream(
     for work in services:
         with _named(work):
             done[id(work.base)].append((work, _service(work, settings, found, namespace)))
-    outcome = [_finish(original, base, done[id(base)]) for original, base in zip(originals, bases, strict=True)]
+    outcome = []
+    for original, base in zip(originals, bases, strict=True):
+        progress(f"writing document {base.number}")
+        outcome.append(_finish(original, base, done[id(base)]))
     return _result(text, outcome)
 
 
-def uninject_stream(text: str) -> Result:
+def uninject_stream(text: str, *, progress: Progress = lambda _: None) -> Result:
     """Take out of every object what `inject_stream` has put in. Raises Refused."""
     outcome = []
-    for original in _parse(text):
+    for original in _parse(text, progress):
+        progress(f"writing document {original.number}")
         base = original.uninjected()
         reports = []
         for before, after in zip(original.objects(), base.objects(), strict=True):
-            changed = before.value != after.value
-            note = (
-                Note(Level.REMOVED, "what was injected")
-                if changed
-                else Note(Level.LEFT, "nothing in it was injected by marblemesh")
-            )
-            outcome_ = Outcome.UNINJECTED if changed else Outcome.LEFT_ALONE
-            reports.append(ObjectReport(original.number, before.kind, before.name, outcome_, (note,)))
+            reports.append(_taken_out(original, before, after))
         outcome.append((base.text, reports))
     return _result(text, outcome)
 
 
-def _parse(text: str) -> list[Document]:
+def _taken_out(document: Document, before: KubernetesObject, after: KubernetesObject) -> ObjectReport:
+    if before.value != after.value:
+        note = Note(Level.REMOVED, "what was injected")
+        return ObjectReport(document.number, before.kind, before.name, Outcome.UNINJECTED, (note,))
+    outcome = Outcome.COPIED if before.template is None and not before.is_service else Outcome.LEFT_ALONE
+    note = Note(Level.LEFT, "nothing in it was injected by marblemesh")
+    return ObjectReport(document.number, before.kind, before.name, outcome, (note,))
+
+
+def _parse(text: str, progress: Progress) -> list[Document]:
     if len(text) > MAX_TEXT:
         raise Refused(f"the input has more than {MAX_TEXT} characters")
-    return list(split(text.removeprefix(_BOM)))
+    documents, values = [], 0
+    for document in split(text.removeprefix(_BOM)):
+        documents.append(document)
+        values += 0 if document.root is None else document.root.size
+        if values > MAX_NODES:
+            raise Refused(f"the input has more than {MAX_NODES} values")
+        progress(f"reading document {document.number}")
+    return documents
 
 
 def _result(text: str, outcome: list[tuple[str, list[ObjectReport]]]) -> Result:

@@ -32,7 +32,7 @@ _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,18})")
 class Node:
     """`kind`: map, list, scalar or alias (whose `text` is its name). `start` to `end`, in characters: the text, without
     comments and blank lines behind. `entries` of a map: key and value; of a list: None and item. `style` of a scalar:
-    None is plain."""
+    None is plain. `size` of a document's root: how many nodes it has."""
 
     kind: str
     start: int
@@ -42,6 +42,7 @@ class Node:
     style: str | None = None
     text: str = ""
     tagged: bool = False
+    size: int = 1
     entries: list[tuple[Node | None, Node]] = field(default_factory=list)
 
     @property
@@ -67,6 +68,8 @@ def parse_document(text: str, line: int) -> Node | None:
         raise Refused(f"{place}: invalid YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise Refused(f"after line {line}: invalid YAML: {error}") from None
+    if builder.root is not None:
+        builder.root.size = builder.count
     return builder.root
 
 
@@ -78,11 +81,11 @@ class _Builder:
         self._keys: list[Node | None] = []  # of each open map: the key that waits for its value
         self._anchors: list[str | None] = []  # of each open map and list
         self._anchored: dict[str, Node] = {}
-        self._count = 0
+        self.count = 0
 
     def take(self, event: Any) -> None:
-        self._count += 1
-        if self._count > MAX_NODES:
+        self.count += 1
+        if self.count > MAX_NODES:
             self._refuse(event, f"the document has more than {MAX_NODES} values")
         match event:
             case yaml.ScalarEvent():

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from manifests.parse import parse
-from marblemesh.inject import yaml_nodes
+from marblemesh.inject import stream, yaml_nodes
 from marblemesh.inject.errors import Refused
 from marblemesh.inject.linkerd_ports import LinkerdMode
 from marblemesh.inject.report import Outcome
@@ -168,11 +168,14 @@ def test_five_megabytes_are_injected() -> None:
 
 
 def test_more_than_the_bound_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(Refused, match="the input has more than 16777216 characters"):
-        inject_stream("#" * (16 * 2**20 + 1), SETTINGS["sgx"])
+    with pytest.raises(Refused, match="the input has more than 33554432 characters"):
+        inject_stream("#" * (32 * 2**20 + 1), SETTINGS["sgx"])
     monkeypatch.setattr(yaml_nodes, "MAX_NODES", 1000)  # a million takes seconds
     with pytest.raises(Refused, match="line 1: the document has more than 1000 values"):
         inject_stream(f"[{'1,' * 1001}]", SETTINGS["sgx"])
+    monkeypatch.setattr(stream, "MAX_NODES", 100)
+    with pytest.raises(Refused, match="the input has more than 100 values"):
+        inject_stream("---\n[1, 2, 3]\n" * 30, SETTINGS["sgx"])
 
 
 def test_an_earlier_injection_gives_way_to_the_settings_of_the_last() -> None:
