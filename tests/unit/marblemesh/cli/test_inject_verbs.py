@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import pty
 from pathlib import Path
 
 import pytest
 
+from marblemesh.cli import inject_verbs
 from marblemesh.cli.app import run
 from tests.kit.manifests import manifest, raw
 
@@ -50,6 +54,14 @@ def test_uninject_gives_the_file_back(capsys: Capture, tmp_path: Path) -> None:
     assert err.splitlines() == ["deployment/web: uninjected", "  what was injected"]
 
 
+def test_who_waits_is_told_what_is_being_done(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inject_verbs, "_PATIENCE", -1.0)
+    for verb, steps in (("inject", ["reading", "injecting", "writing"]), ("uninject", ["reading", "writing"])):
+        lines = call(capsys, verb, "-f", DATA / "comments.yaml")[2].splitlines()
+        assert lines[: len(steps)] == [f"{step} document 1 ..." for step in steps]
+    assert "..." not in call(capsys, "inject", "-f", DATA / "comments.yaml", "-o", "json")[2]
+
+
 def test_the_report_is_json_for_programs(capsys: Capture) -> None:
     _, _, err = call(capsys, "inject", "-f", DATA / "settings-of-its-own.yaml", "-o", "json")
     (found,) = json.loads(err)["objects"]
@@ -57,6 +69,33 @@ def test_the_report_is_json_for_programs(capsys: Capture) -> None:
     left = [note["text"] for note in found["notes"] if note["level"] != "added"]
     assert "readinessProbe of container web: it has one; on a port with mTLS it would fail" in left
     assert "variable EDG_MARBLE_TYPE of container web is set already, to another value than web" in left
+
+
+def test_names_in_the_report_cannot_play_with_the_terminal(capsys: Capture, tmp_path: Path) -> None:
+    file = tmp_path / "pod.yaml"
+    file.write_text(
+        'apiVersion: v1\nkind: Pod\nmetadata: {name: "\\e[31mred\\nx", labels: {marblerun/marbletype: web}}\n'
+        "spec: {containers: [{name: web}]}\n"
+    )
+    status, _, err = call(capsys, "inject", "-f", file)
+    assert (status, err.splitlines()[0]) == (0, "pod/?[31mred?x: injected")
+
+
+def test_nothing_on_stdin_is_an_error_and_a_terminal_is_told_what_is_read(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
+    assert call(capsys, "inject") == (
+        1,
+        "",
+        "marblemesh: stdin is empty: pipe Kubernetes objects in, or give a file with --filename\n",
+    )
+    terminal, other = pty.openpty()
+    with os.fdopen(terminal, "wb", buffering=0) as keys, os.fdopen(other) as stdin:
+        keys.write(b"\x04")
+        monkeypatch.setattr("sys.stdin", stdin)
+        _, _, err = call(capsys, "uninject")
+    assert err.startswith("reading Kubernetes objects from the terminal: Ctrl-D ends them, --filename names a file\n")
 
 
 def test_linkerd_s_marks_and_services_follow_from_the_marble_manifest(capsys: Capture, marbles: Path) -> None:
