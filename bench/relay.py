@@ -13,8 +13,11 @@ import argparse
 import os
 import resource
 import shutil
+import signal
 import ssl
+import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -165,15 +168,14 @@ class Run:
         return rate
 
     def _half_of_envoys_peak(self, clients: Clients) -> float:
-        """Half of the best of three: what disturbs a run makes it slower, never faster."""
         count = self.amounts["requests"]
-        clients.closed_loop(LATENCY_CONNECTIONS, count // 4)  # warm
-        best = 0.0
-        for _ in range(3):
+        clients.closed_loop(LATENCY_CONNECTIONS, count)  # warm
+        rates = []
+        for _ in range(5):
             began = time.monotonic()
             clients.closed_loop(LATENCY_CONNECTIONS, count)
-            best = max(best, count / (time.monotonic() - began))
-        return best / 2
+            rates.append(count / (time.monotonic() - began))
+        return statistics.median(rates) / 2
 
     def memory(self) -> None:
         """Of fresh processes: right after the start, and with many connections that are open and say nothing."""
@@ -231,6 +233,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--connections", type=int, default=400, help="new connections per measurement (default 400)")
     parser.add_argument("--idle", type=int, default=IDLE_CONNECTIONS, help="idle connections (default 5000)")
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # leave no proxy behind
     amounts = {"requests": options.requests, "connections": options.connections, "idle": options.idle}
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) > 1:
