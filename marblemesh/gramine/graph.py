@@ -98,6 +98,8 @@ def _probe(python: Path, program: Program) -> dict[str, Any]:
     answer: dict[str, Any] = json.loads(done.stdout)
     if answer["missing"]:
         raise GramineError(f"{str(python)!r} has no module {', '.join(map(repr, answer['missing']))}: install it there")
+    if answer["broken"]:
+        raise GramineError(f"{str(python)!r} cannot read {answer['broken'][0][:300]}")
     return answer
 
 

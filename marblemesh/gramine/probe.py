@@ -44,7 +44,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     `first_party`: top-level names that are taken module by module. `distributions`: whose metadata is read at run time.
     `closed`: modules whose later imports are not followed.
 
-    Gives `files`, `missing` (modules that were asked for and are not there) and facts about the interpreter.
+    Gives `files`, `missing` (modules that were asked for and are not there), `broken` (scripts that this Python cannot
+    read, and why) and facts about the interpreter.
     """
     walker = Walker(set(request["first_party"]), set(request["closed"]))
     missing: list[str] = []
@@ -59,14 +60,14 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     for found in pkgutil.iter_modules(importlib.import_module("encodings").__path__, "encodings."):
         walker.reach(found.name)
     missing.extend(name for name in request["included"] if not walker.reach(name))
-    for path in request["scripts"]:
-        walker.script(path)
+    broken = [why for path in request["scripts"] if (why := walker.script(path))]
     walker.finish()
     for name in request["distributions"]:
         walker.take_folder(metadata_folder(name))
     return {
         "files": sorted(walker.files | set(mapped_files()) | set(start_files())),
         "missing": sorted(set(missing)),
+        "broken": broken,
         "executable": sys.executable,
         "time_zones": [path for path in zoneinfo.TZPATH if walker.uses_zones and os.path.isdir(path)],
         "roots": roots(),
@@ -163,17 +164,25 @@ class Walker:
             folders[:] = sorted(name for name in folders if name not in ("__pycache__", "tests", "test"))
             self.files.update(os.path.join(place, name) for name in names if not name.endswith(SKIPPED_SUFFIXES))
 
-    def script(self, path: str) -> None:
+    def script(self, path: str) -> str:
+        """What is wrong with it; empty if nothing is."""
+        try:
+            with open(path, "rb") as file:
+                compile(file.read(), path, "exec", dont_inherit=True)
+        except (SyntaxError, ValueError) as error:
+            line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+            return f"{path!r}{line}: {getattr(error, 'msg', error)}"
         self.files.add(os.path.abspath(path))
         sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
         importlib.invalidate_caches()
         self.queue.append(("", os.path.abspath(path), False))
         self.finish()
+        return ""
 
     def finish(self) -> None:
         while self.queue:
             name, origin, package = self.queue.pop()
-            if name in self.closed or not origin.endswith(".py"):
+            if name in self.closed or (name and not origin.endswith(".py")):  # a script is called as it likes
                 continue
             try:
                 code = SourceFileLoader(name, origin).get_code(name)  # compiled before, as a rule

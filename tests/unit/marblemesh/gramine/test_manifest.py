@@ -258,6 +258,23 @@ def test_what_an_app_s_own_module_imports_is_followed_into_other_packages(tmp_pa
     assert any(name.startswith("pyyaml") and name.endswith(".dist-info") for name in added)
 
 
+def test_a_script_may_be_called_as_it_likes(tmp_path: Path) -> None:
+    app = tmp_path / "app"
+    app.write_text("#!/usr/bin/env python\ndef late():\n    import colorsys\n")
+    files = walk(Path(sys.executable), Program(modules=(), scripts=(app,))).files
+    assert {app.name, "colorsys.py"} <= {path.name for path in files}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"), [(b"x = 1\ndef x(:\n", "line 2: "), (b"\0", "null bytes"), (b"\xff", "utf-8")]
+)
+def test_an_app_that_python_cannot_read_is_not_measured(tmp_path: Path, text: bytes, why: str) -> None:
+    app = tmp_path / "app.py"
+    app.write_bytes(text)
+    with pytest.raises(GramineError, match=rf"cannot read '{app}'.*{why}"):
+        walk(Path(sys.executable), Program(modules=(), scripts=(app,)))
+
+
 def test_a_missing_module_is_named() -> None:
     with pytest.raises(GramineError, match="has no module 'no_such_module': install it there"):
         walk(Path(sys.executable), Program(modules=(), included=("no_such_module",)))
