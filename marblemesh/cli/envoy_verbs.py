@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from collections import Counter
 from enum import StrEnum
 from typing import Annotated
@@ -16,6 +17,7 @@ from manifests.address import parse_port
 from marblemesh.envoy import Config, Edge, InMarble, Originator, Peers, Tcp, Terminator, Unix
 from marblemesh.envoy.bootstrap import Route
 from marblemesh.envoy.parts import Address, address
+from sds.identity import IdentityError
 
 verbs = typer.Typer(no_args_is_help=True, help="Stock Envoys in and around the mesh.")
 bootstraps = typer.Typer(
@@ -31,6 +33,10 @@ class ConfigFormat(StrEnum):
     JSON = "json"
 
 
+# What a host name may be, in DNS or in a container network.
+_NAME = re.compile(r"[A-Za-z0-9_]([-A-Za-z0-9_.]{0,252}[A-Za-z0-9_.])?")
+
+
 def _host_port(text: str) -> Tcp:
     """`host:port`, `[v6]:port` or `:port` (all interfaces)."""
     host, separator, port = text.rpartition(":")
@@ -40,7 +46,10 @@ def _host_port(text: str) -> Tcp:
         host = host[1:-1]
     elif ":" in host:
         raise typer.BadParameter(f"{text!r} is no address: an IPv6 address needs brackets, such as [::1]:8080")
-    return Tcp(host or "0.0.0.0", _port(port))
+    where = Tcp(host or "0.0.0.0", _port(port))
+    if not where.is_ip and not _NAME.fullmatch(host):
+        raise typer.BadParameter(f"{text!r} is no address: {host!r} is no IP address and no host name")
+    return where
 
 
 def _bind(text: str) -> Tcp:
@@ -69,6 +78,15 @@ def _route(text: str) -> Route:
     if not (name and equals and marble_type and separator):
         raise typer.BadParameter(f"{text!r} is no route: want SNI=TYPE:PORT, such as web.example.com=web:8443")
     return Route(None if name == "*" else name, marble_type, _port(port))
+
+
+def _peers(types: list[str] | None, trust_domain: str | None) -> Peers:
+    peers = Peers(tuple(types or ()), trust_domain)
+    try:
+        peers.matchers()
+    except IdentityError as error:
+        raise typer.BadParameter(f"--peer, --trust-domain: {error}") from None
+    return peers
 
 
 def _port(text: str) -> int:
@@ -130,8 +148,7 @@ def terminator(
     output: Printed = ConfigFormat.YAML,
 ) -> None:
     """Envoy in a Marble's TEE that ends mutual TLS in front of the app: only attested peers get through."""
-    peers = Peers(tuple(peer or ()), trust_domain)
-    _print(Terminator(listen, app, peers, Unix(sds_socket)).bootstrap(), admin, output)
+    _print(Terminator(listen, app, _peers(peer, trust_domain), Unix(sds_socket)).bootstrap(), admin, output)
 
 
 @bootstraps.command(
@@ -153,8 +170,7 @@ def originator(
     output: Printed = ConfigFormat.YAML,
 ) -> None:
     """Envoy in a Marble's TEE that starts mutual TLS behind the app: only attested peers are spoken to."""
-    peers = Peers(tuple(peer or ()), trust_domain)
-    _print(Originator(listen, to, peers, sni, Unix(sds_socket)).bootstrap(), admin, output)
+    _print(Originator(listen, to, _peers(peer, trust_domain), sni, Unix(sds_socket)).bootstrap(), admin, output)
 
 
 @bootstraps.command(
