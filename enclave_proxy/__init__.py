@@ -1,21 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker: attests, starts the app, and carries its traffic in mTLS.
-
-structlog loads rich and pygments to paint tracebacks wherever they are installed: 6 MB and 0.1 s in each worker for
-what `sds.logs` never does. It does without them where they cannot be imported, so it is loaded here, before all others,
-while that is so.
-"""
+"""The worker: attests, starts the app, and carries its traffic in mTLS."""
 
 from __future__ import annotations
 
-import sys
-from importlib import import_module
-
-_PAINTER = "rich"
-
-if _PAINTER not in sys.modules:
-    sys.modules[_PAINTER] = None  # type: ignore[assignment]  # how the import system writes "there is no such module"
-    try:
-        import_module("structlog")
-    finally:
-        del sys.modules[_PAINTER]
+import sds.unpainted  # noqa: F401 - before any of the worker's modules can load structlog

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How every program here answers wrong usage: one line on stderr that names the way out, and exit status 2."""
+"""How every program on typer answers wrong usage: one line on stderr that names the way out, and exit status 2."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol, cast
 
 import typer
 
-USAGE_STATUS = 2
+from sds.flags import USAGE_STATUS
 
 
 class _Usage(Protocol):

@@ -22,8 +22,6 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-import typer
-
 from tests.crash.deadly_files import DeadlyFiles
 from xds_server.__main__ import serve
 from xds_server.file_ops import SystemFiles
@@ -63,10 +61,7 @@ def _become(order: Mapping[str, Any]) -> None:
     """Never returns."""
     status = 1
     try:
-        serve(order["env"], SystemFiles() if order["deadly"] is None else DeadlyFiles(order["deadly"]))
-        status = 0
-    except typer.Exit as e:
-        status = e.exit_code
+        status = serve(order["env"], SystemFiles() if order["deadly"] is None else DeadlyFiles(order["deadly"]))
     finally:
         os._exit(status)
 
