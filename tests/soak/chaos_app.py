@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The app of the chaos test: chaos_app.py RECORDS SOCKET (in $MARBLEMESH_RUN_DIR)
 
-Writes a line of JSON to RECORDS for every connection that said anything, when it ends: what came, whether every byte
-was right, and how it ended.
+Writes a line of JSON to RECORDS for every connection that said anything, when it begins, and another one when it ends:
+what came, whether every byte was right, and how it ended.
 """
 
 from __future__ import annotations
@@ -42,14 +42,18 @@ class App:
             except ValueError as e:
                 record["foreign"] = str(e)
                 return
+            self._write({"begun": header.number})
             record |= {"number": header.number, "mode": header.mode.name}
             record |= await self._talk(connection, header)
             record |= {"end": connection.end.name, "why": connection.why}
         finally:
             connection.close()
             if record:
-                self._records.write(json.dumps(record) + "\n")
-                self._records.flush()
+                self._write(record)
+
+    def _write(self, record: dict[str, object]) -> None:
+        self._records.write(json.dumps(record) + "\n")
+        self._records.flush()
 
     async def _talk(self, connection: Connection, header: Header) -> dict[str, object]:
         up = Expected(header.seed, header.up)

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Record = Mapping[str, Any]
+# Until an app hears of the end of a connection that broke after the client had all: the worker's timeouts, and slack.
+LAST = 40.0
 
 
 @dataclass
@@ -48,6 +50,7 @@ def judge(
 ) -> Verdict:
     """`apps` and `deaths` by target: the app's records, and when app or worker were killed (Unix time)."""
     verdict = Verdict()
+    begun = {name: {r["begun"] for r in records if "begun" in r} for name, records in apps.items()}
     by_number = {name: {r["number"]: r for r in records if "number" in r} for name, records in apps.items()}
     for name, records in apps.items():
         verdict.violations += [f"{name}'s app got what no client has sent: {r}" for r in records if r.get("foreign")]
@@ -56,6 +59,15 @@ def judge(
     for client in clients:
         name = client["target"]
         app = by_number[name].get(client["number"])
+        others = [other for other, numbers in begun.items() if other != name and client["number"] in numbers]
+        verdict.violations += [f"meant for {name}, and served by {other}: {client}" for other in others]
+        if app is None and is_clean(client):
+            if client["number"] not in begun[name]:
+                verdict.violations.append(f"an end without an app: {client}")
+            elif not any(
+                client["began"] <= time <= client["began"] + client["seconds"] + LAST for time in deaths[name]
+            ):
+                verdict.violations.append(f"{name}'s app has never heard of the end: {client}")
         died = any(client["began"] - 2 <= time <= client["began"] + client["seconds"] + 2 for time in deaths[name])
         verdict.violations += [f"{text}: {client} {app}" for text in _wrong(client, app, died=died)]
         _count(verdict, client, app)
@@ -79,8 +91,6 @@ def _wrong(client: Record, app: Record | None, *, died: bool) -> list[str]:
         found.append("what the worker has ended looked like an end of the app's")
     if app is not None and mode == "DOWN" and len(app["answer"]) == 64 and app["answer"] != client["digest"]:
         found.append("the client's hash has changed on its way")
-    if app is None and not died and is_clean(client):
-        found.append("an end without an app")
     if app is not None and mode == "UP" and is_clean(client) and app["digest"] != client["expected"]:
         found.append("hashes differ")
     return found

@@ -21,7 +21,8 @@ DOWN_APP = UP_APP | {"mode": "DOWN", "sent": True, "answer": HASH, "digest": ""}
 
 
 def verdict(client: Record, app: Record | None, *deaths: float) -> Verdict:
-    return judge([client], {"api": [] if app is None else [app]}, {"api": deaths})
+    records = [{"begun": 1}] if app is None else [{"begun": 1}, app]
+    return judge([client], {"api": records, "db": []}, {"api": deaths})
 
 
 @pytest.mark.parametrize(("client", "app"), [(UP, UP_APP), (DOWN, DOWN_APP)], ids=["up", "down"])
@@ -47,7 +48,7 @@ def test_a_connection_that_broke_and_says_so_is_an_error_and_no_violation() -> N
         (DOWN, DOWN_APP | {"answer": OTHER}, "hash has changed on its way"),
         (DOWN | {"mode": "SILENT"}, None, "what the worker has ended looked like an end"),
         (UP | {"hung": "nothing moved for 40 s"}, UP_APP, "hung"),
-        (DOWN, None, "an end without an app"),
+        (DOWN, None, "has never heard of the end"),
         (UP, UP_APP | {"number": 0}, "an impostor reached"),
         (UP, {"end": "CLEAN", "foreign": "474554"}, "what no client has sent"),
     ],
@@ -60,3 +61,9 @@ def test_an_end_that_the_death_of_an_app_has_caused_is_forgiven_around_that_time
     cut = DOWN | {"down_complete": False}
     assert verdict(cut, None, 100.5).violations == []
     assert verdict(cut, None, 50.0).violations != []
+
+
+def test_who_is_served_by_somebody_else_or_by_nobody_is_named() -> None:
+    served = judge([DOWN], {"api": [], "db": [{"begun": 1}]}, {"api": [], "db": []}).violations
+    assert any("meant for api, and served by db" in text for text in served)
+    assert any("an end without an app" in text for text in judge([DOWN], {"api": []}, {"api": [100.5]}).violations)
