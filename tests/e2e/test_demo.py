@@ -5,21 +5,25 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
 from tests.kit.loopback_capture import LoopbackCapture
+from tests.kit.programs import program
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -147,33 +151,76 @@ def state() -> Iterator[Path]:
         yield directory
 
 
+@dataclass
+class Running:
+    """A demo and what it has said."""
+
+    process: subprocess.Popen[str]
+    said: str
+
+
 @pytest.fixture
-def running(state: Path) -> Iterator[subprocess.Popen[str]]:
+def running(state: Path) -> Iterator[Running]:
     """A demo that has begun to vote and would go on for ever."""
     command = demo(state, "-o", "json")
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         killer = threading.Timer(120, process.kill)
         killer.start()
         assert process.stderr is not None
+        said = ""
         for line in process.stderr:
+            said += line
             if "vote-bot is attested" in line:
                 break
-        yield process
+        yield Running(process, said)
         killer.cancel()
         process.kill()
 
 
-def test_ctrl_c_ends_a_running_demo_and_leaves_nothing(running: subprocess.Popen[str], state: Path) -> None:
-    running.send_signal(signal.SIGINT)
-    out, _ = running.communicate(timeout=60)
-    assert running.returncode == 0
+def test_prometheus_sees_all_of_a_running_demo_and_ctrl_c_ends_it_and_leaves_nothing(
+    running: Running, state: Path
+) -> None:
+    program("prometheus")
+    url = re.search(r"Prometheus scrapes all of it: (http://\S+)", running.said)
+    assert url is not None, running.said
+    wait_until(lambda: targets(url[1]) == {"up"})
+    wait_until(lambda: rules(url[1]) == {"ok"})
+    running.process.send_signal(signal.SIGINT)
+    out, _ = running.process.communicate(timeout=60)
+    assert running.process.returncode == 0
     assert json.loads(out)["ok"]
     assert [path.name for path in state.iterdir()] == ["logs"]
     assert not processes_of(state)
 
 
-def test_a_second_demo_says_who_has_the_directory(running: subprocess.Popen[str], state: Path) -> None:
+def targets(url: str) -> set[str]:
+    """The healths of all that is scraped: Coordinator, workers, Envoys."""
+    found = api(url, "targets")["activeTargets"]
+    return {target["health"] for target in found} if len(found) == 7 else {"missing"}
+
+
+def rules(url: str) -> set[str]:
+    return {rule["health"] for group in api(url, "rules")["groups"] for rule in group["rules"]}
+
+
+def api(url: str, path: str) -> dict[str, Any]:
+    with urlopen(f"{url}/api/v1/{path}", timeout=10) as reply:
+        answer: dict[str, Any] = json.load(reply)
+    assert answer["status"] == "success"
+    data: dict[str, Any] = answer["data"]
+    return data
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Another process' state has no event to wait for."""
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, "not within 30 s"
+        time.sleep(0.2)
+
+
+def test_a_second_demo_says_who_has_the_directory(running: Running, state: Path) -> None:
     second = subprocess.run(demo(state, "--once"), capture_output=True, text=True, check=False, timeout=60)
     assert second.returncode == 1
-    assert f"process {running.pid}" in second.stderr
+    assert f"process {running.process.pid}" in second.stderr
     assert "Traceback" not in second.stderr
