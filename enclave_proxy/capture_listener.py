@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from enclave_proxy.errors import StartError
-from enclave_proxy.listener import ACCEPT_RETRY, BACKLOG, tune
+from enclave_proxy.listener import BACKLOG, accept_all, tune
 from enclave_proxy.original_destination import original_destination
 from enclave_proxy.relay_config import TcpAddress
 
@@ -44,30 +44,23 @@ class CaptureListener:
 
     def serve(self) -> list[Coroutine[Any, Any, None]]:
         """The loops that accept, one for each family: to be run by the owner until they are cancelled."""
-        return [self._accept(each) for each in self._sockets]
+        return [accept_all(each, self._arrived, self._failed) for each in self._sockets]
 
     def close(self) -> None:
         """Accept nothing any more."""
         for each in self._sockets:
             each.close()
 
-    async def _accept(self, bound: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, client = await loop.sock_accept(bound)
-            except OSError as error:
-                # ECONNABORTED concerns one connection; without descriptors or memory all of them wait in the backlog.
-                self._failed(error)
-                await asyncio.sleep(ACCEPT_RETRY)
-                continue
-            self._arrived(connection, (client[0], client[1]))
-
-    def _arrived(self, connection: socket.socket, client: tuple[str, int]) -> None:
+    async def _arrived(self, connection: socket.socket) -> None:
         try:
             meant = original_destination(connection)
         except OSError as error:
             self._refuse(connection, f"was not redirected: {error.strerror}")
+            return
+        try:
+            client = connection.getpeername()[:2]
+        except OSError as error:
+            self._refuse(connection, f"has gone already: {error.strerror}")
             return
         if (probe := self._probes.pop(client, None)) is not None:
             connection.close()

@@ -75,11 +75,12 @@ class CapturingRelay(Relay):
         self._config = RelayConfig()
         self._in_force: CaptureRules | None = None
         self._tasks = TaskSet(self._bug)
+        self._arriving = TaskSet(self._bug)
         self._waiting = TaskSet(self._bug)
         self._resolver = Resolver(self._tasks, asyncio.get_running_loop().time)
         self._enforcing = asyncio.Lock()
         for accepting in self._listener.serve():
-            self._tasks.spawn(accepting)
+            self._arriving.spawn(accepting)
 
     @property
     def rules(self) -> CaptureRules | None:
@@ -109,6 +110,8 @@ class CapturingRelay(Relay):
 
     async def close(self, drain: float = 0.0) -> None:
         """See Relay.close. The rules stay: what the app still opens is refused."""
+        # Each of them may make work for the next.
+        await self._arriving.close()
         await self._waiting.close()
         await self._tasks.close()
         self._listener.close()

@@ -79,28 +79,36 @@ class Listener:
         handle: Callable[[socket.socket, Listener], Awaitable[None]],
         failed: Callable[[Listener, OSError], None],
     ) -> None:
-        watch = Watch(self._socket.fileno())
-        row = 0
-        try:
-            while True:
-                try:
-                    connection, _ = self._socket.accept()
-                except BlockingIOError:
-                    await watch.readable()
-                    row = 0
-                    continue
-                except OSError as e:
-                    # ECONNABORTED and the like concern one connection, EMFILE and ENOMEM all of them for a while.
-                    failed(self, e)
-                    await asyncio.sleep(ACCEPT_RETRY)
-                    continue
-                connection.setblocking(False)
-                await handle(connection, self)
-                row += 1
-                if row % ACCEPT_ROW == 0:
-                    await asyncio.sleep(0)
-        finally:
-            watch.close()
+        await accept_all(self._socket, lambda connection: handle(connection, self), lambda error: failed(self, error))
+
+
+async def accept_all(
+    bound: socket.socket, handle: Callable[[socket.socket], Awaitable[None]], failed: Callable[[OSError], None]
+) -> None:
+    """Accept until this is cancelled; `handle` owns what it is given. Not by the loop's `sock_accept`: what that has
+    accepted in the moment in which it is cancelled nobody ever closes."""
+    watch = Watch(bound.fileno())
+    row = 0
+    try:
+        while True:
+            try:
+                connection, _ = bound.accept()
+            except BlockingIOError:
+                await watch.readable()
+                row = 0
+                continue
+            except OSError as e:
+                # ECONNABORTED and the like concern one connection, EMFILE and ENOMEM all of them for a while.
+                failed(e)
+                await asyncio.sleep(ACCEPT_RETRY)
+                continue
+            connection.setblocking(False)
+            await handle(connection)
+            row += 1
+            if row % ACCEPT_ROW == 0:
+                await asyncio.sleep(0)
+    finally:
+        watch.close()
 
 
 def bind(address: Address) -> socket.socket:

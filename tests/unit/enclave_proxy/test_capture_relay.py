@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
-from enclave_proxy import capture_relay
+from enclave_proxy import capture_listener, capture_relay
 from enclave_proxy.capture_firewall import FirewallError
 from enclave_proxy.capture_relay import CapturingRelay
 from enclave_proxy.capture_rules import CaptureRules
@@ -120,6 +122,28 @@ async def test_who_dials_the_capture_port_itself_is_refused(relay: CapturingRela
         writer.close()
         await writer.wait_closed()
     assert relay.counters.of("capture").refused[Refusal.NO_ENDPOINT] == 2
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_connection_that_comes_while_it_closes_is_closed_too(
+    relay: CapturingRelay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turns: int
+) -> None:
+    async def never(_: str) -> list[str]:
+        await asyncio.Event().wait()
+        return []
+
+    monkeypatch.setattr(relay._resolver, "_ask", never)
+    monkeypatch.setattr(capture_listener, "original_destination", lambda _: TcpAddress("203.0.113.7", 5432))
+    await relay.apply(RelayConfig(outbound=routes(tmp_path)))
+    with socket.create_connection(("127.0.0.1", relay._listener.port)) as app:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await asyncio.wait_for(relay.close(), 5)
+        assert len(relay._waiting) == 0
+        app.settimeout(5)
+        with suppress(ConnectionResetError):  # it may never have left the backlog
+            assert app.recv(1) == b""
+    gc.collect()  # an accepted socket that nobody has closed is an error of this test
 
 
 async def test_rules_are_written_once_for_each_change(relay: CapturingRelay, kernel: Kernel, tmp_path: Path) -> None:
