@@ -12,6 +12,7 @@ on it, because a hang-up is the app's.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import sys
@@ -41,7 +42,9 @@ Line = dict[str, object]
 
 
 def parse_destination(text: str) -> str | None:
-    """`off` is None; a path is made independent of the directory in which other processes run."""
+    """`off` is None; a path is made independent of the directory in which other processes run. Raises ValueError."""
+    if not text:
+        raise ValueError("is empty: want a path, - or off")
     return None if text == "off" else text if text == STANDARD_OUTPUT else str(Path(text).absolute())
 
 
@@ -59,6 +62,7 @@ class AccessLog:
         self._loop = asyncio.get_running_loop()
         self._batches: SimpleQueue[list[Line] | None] = SimpleQueue()
         self._told = ""
+        self._torn = False  # what was written last is the beginning of a line
         # A daemon: a reader that takes nothing must not keep the worker from ending.
         self._thread = threading.Thread(target=self._write_all, name="access log", daemon=True)
         self._thread.start()
@@ -109,9 +113,9 @@ class AccessLog:
             if self._path != STANDARD_OUTPUT and not _is(self._path, self._descriptor):
                 fresh = _opened(self._path)
                 os.close(self._descriptor)
-                self._descriptor = fresh
+                self._descriptor, self._torn = fresh, False
             for lines, data in _blocks(batch):
-                _write_fully(self._descriptor, data)
+                self._put(b"\n" + data if self._torn else data)
                 left -= lines
         except OSError as error:
             reason = error.strerror or type(error).__name__
@@ -122,22 +126,54 @@ class AccessLog:
         self._told = ""
         return 0
 
+    def _put(self, data: bytes) -> None:
+        """All of it, or an OSError; then the next line begins on a line of its own."""
+        done = 0
+        try:
+            while done < len(data):
+                done += os.write(self._descriptor, data[done:])
+        finally:
+            if done:
+                self._torn = data[done - 1 : done] != b"\n"
+
 
 @asynccontextmanager
 async def access_log(path: str | None, log: FilteringBoundLogger) -> AsyncIterator[AccessLog | None]:
-    """The log at `path` (`-`: standard output), None for none. Raises StartError with what is in the way, so that a
-    wrong path is seen at once."""
+    """The log at `path` (`-`: standard output), None for none. Raises StartError with what is in the way."""
     if path is None:
         yield None
         return
-    try:
-        opened = AccessLog(path, _opened(path), log)
-    except OSError as error:
-        raise StartError(f"{ACCESS_LOG}: cannot write to {path!r}: {error.strerror}") from error
+    opened = AccessLog(path, _opened_or_refused(path), log)
     try:
         yield opened
     finally:
         await opened.close()
+
+
+def refuse_unwritable(path: str | None) -> None:
+    """So that a wrong path is seen at once, and not when there is an identity. Raises StartError."""
+    if path is not None and not _is_pipe(path):  # whose reader would take it for the end
+        os.close(_opened_or_refused(path))
+
+
+def _is_pipe(path: str) -> bool:
+    try:
+        return Path(path).is_fifo()
+    except OSError:
+        return False
+
+
+def _opened_or_refused(path: str) -> int:
+    try:
+        return _opened(path)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            why = "it is a symbolic link, and who may change that is not known: give the file itself"
+        else:
+            why = error.strerror or type(error).__name__
+        raise StartError(
+            f"{ACCESS_LOG}: cannot write to {path!r}: {why}; standard output is '-', and 'off' is none"
+        ) from error
 
 
 def _opened(path: str) -> int:
@@ -170,8 +206,3 @@ def _blocks(batch: list[Line]) -> Iterator[tuple[int, bytes]]:
         count, data = count + 1, data + text
     if count:
         yield count, data
-
-
-def _write_fully(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]

@@ -30,7 +30,7 @@ from pathlib import Path
 from google.protobuf.struct_pb2 import Struct
 from structlog.typing import FilteringBoundLogger
 
-from enclave_proxy.access_log import AccessLog, access_log
+from enclave_proxy.access_log import AccessLog, access_log, refuse_unwritable
 from enclave_proxy.admin import Admin
 from enclave_proxy.app_addresses import app_addresses, server_settings
 from enclave_proxy.apply import AppParameters, app_command, app_environment, write_files
@@ -117,6 +117,7 @@ class Worker:
             raise ConfigError(
                 f"{ACCESS_LOG.names}: under SGX the host would read who talks to whom; leave it off, metrics count"
             )
+        refuse_unwritable(config.access_log)
         check_here(config.capture, sgx=surroundings.loopback_is_public)
         uuid = load_or_create_uuid(config.uuid_file)
         health = Health(config.marble_type, uuid, config.simulation, utc_now)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import subprocess
 import sys
 import textwrap
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from enclave_proxy.access_log import MAX_WAITING, Line, access_log, parse_destination
+from enclave_proxy.access_log import MAX_WAITING, Line, access_log, parse_destination, refuse_unwritable
 from enclave_proxy.errors import StartError
 from sds.logs import get_logger
 
@@ -60,6 +61,25 @@ async def test_a_file_that_was_renamed_or_removed_is_made_anew(tmp_path: Path) -
             step()
     assert lines(old) == [{"n": 0}]
     assert lines(path) == [{"n": 2}]
+
+
+async def test_after_a_disk_was_full_in_the_middle_of_a_line_the_next_one_begins_anew(tmp_path: Path) -> None:
+    path, size = tmp_path / "access.log", 1 << 30
+    path.touch()
+    os.truncate(path, size)  # sparse: only this file reaches the limit
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    async with access_log(str(path), LOG) as log:
+        assert log is not None
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 4, before[1]))
+        try:
+            log.add({"n": 1})
+            await until(lambda: log.lost == 1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        log.add({"n": 2})
+    with path.open("rb") as file:
+        file.seek(size)
+        assert file.read() == b'{"n"\n{"n":2}\n'
 
 
 async def test_a_reader_that_takes_nothing_costs_lines_and_nobody_waits(tmp_path: Path) -> None:
@@ -118,7 +138,7 @@ async def test_the_end_of_a_worker_does_not_wait_for_a_reader_that_takes_nothing
     ("make", "reason"),
     [
         (lambda path: path.mkdir(), "Is a directory"),
-        (lambda path: path.symlink_to("elsewhere"), "Too many levels of symbolic links"),
+        (lambda path: path.symlink_to("elsewhere"), "it is a symbolic link"),
         (os.mkfifo, "No such device or address"),
         (lambda path: path.with_name("file").touch(), None),
     ],
@@ -164,3 +184,22 @@ def test_the_destination_is_the_same_for_processes_in_other_directories(
     monkeypatch.chdir(tmp_path)
     assert parse_destination("a.log") == str(tmp_path / "a.log")
     assert parse_destination("-") == "-"
+
+
+def test_no_destination_is_none_and_standard_output_has_a_name_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="want a path, - or off"):
+        parse_destination("")
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    with pytest.raises(StartError, match=r"link': it is a symbolic link.*; standard output is '-', and 'off' is none"):
+        refuse_unwritable(str(tmp_path / "link"))
+
+
+async def test_looking_at_a_pipe_first_ends_nothing_for_its_reader(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
+        refuse_unwritable(str(path))
+        async with access_log(str(path), LOG) as log:
+            assert log is not None
+            log.add({"n": 1})
+        assert reader.read() == b'{"n":1}\n'
