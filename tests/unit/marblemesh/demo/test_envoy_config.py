@@ -30,9 +30,7 @@ def inside(tmp_path: Path) -> Inside:
         app=tmp_path / "app.sock",
         trust_domain="td",
         allowed=("vote-bot",),
-        upstreams=(
-            Upstream("emoji", tmp_path / "emoji.sock", Endpoint("127.0.0.1", 18444), "emoji"),
-        ),
+        upstreams=(Upstream("emoji", tmp_path / "emoji.sock", Endpoint("127.0.0.1", 18444), "emoji"),),
         sds_socket=tmp_path / "sds.sock",
         admin_socket=tmp_path / "envoy.sock",
         stats=Endpoint("127.0.0.1", 18446),

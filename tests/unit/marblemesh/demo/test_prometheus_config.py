@@ -13,7 +13,9 @@ import pytest
 from marblemesh.demo.prometheus_config import Target, prometheus_config
 
 RULES = Path(__file__).parents[4] / "manifests/prometheus/rules.yml"
-CONFIG = prometheus_config([Target("coordinator", "127.0.0.1:9000"), Target("edge", "127.0.0.1:9001", "/stats")], str(RULES))
+CONFIG = prometheus_config(
+    [Target("coordinator", "127.0.0.1:9000"), Target("edge", "127.0.0.1:9001", "/stats")], str(RULES)
+)
 
 
 def test_every_process_is_a_job_of_its_name() -> None:
