@@ -7,10 +7,14 @@ nobody's business there.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Self
 
 from aiohttp import web
+from aiohttp.typedefs import Handler as AnyHandler
+from aiohttp.typedefs import Middleware
+from aiohttp.web_protocol import RequestHandler
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from enclave_proxy.cluster_views import cluster_dump
@@ -19,9 +23,14 @@ from enclave_proxy.dump import certificates, config_dump
 from enclave_proxy.errors import StartError
 from enclave_proxy.health import Health
 from enclave_proxy.metrics import make_registry
+from sds.http_gate import HttpGate
 
 # GET without body; a few hundred bytes of header are normal.
 _MAX_HEADER = 8190
+# Kubelet, a few Prometheus servers, people. The port may be open to every pod, and each connection is a descriptor.
+MAX_CONNECTIONS = 64
+# Longer than the usual time between two scrapes.
+_IDLE_SECONDS = 75.0
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -42,28 +51,49 @@ def make_app(health: Health, *, numbers_only: bool) -> web.Application:
 class Admin:
     """A running admin port. Make it with `start`."""
 
-    def __init__(self, runner: web.AppRunner, address: HostPort) -> None:
+    def __init__(self, runner: web.AppRunner, server: asyncio.Server, address: HostPort) -> None:
         self._runner = runner
+        self._server = server
         self.address = address
 
     @classmethod
     async def start(cls, health: Health, address: HostPort, *, numbers_only: bool) -> Self:
         """Listen on `address` (port 0: any). Raises StartError if that cannot be."""
-        runner = web.AppRunner(make_app(health, numbers_only=numbers_only), access_log=None, max_line_size=_MAX_HEADER)
+        app = make_app(health, numbers_only=numbers_only)
+        asked: set[RequestHandler] = set()
+        app.middlewares.append(_remembering(asked))
+        runner = web.AppRunner(app, access_log=None, max_line_size=_MAX_HEADER, keepalive_timeout=_IDLE_SECONDS)
         await runner.setup()
-        site = web.TCPSite(runner, address.host, address.port)
+        http = runner.server
+        if http is None:
+            raise RuntimeError("an application that is set up has a server")
         try:
-            await site.start()
+            server = await asyncio.get_running_loop().create_server(
+                lambda: HttpGate(http, asked, MAX_CONNECTIONS), address.host, address.port
+            )
         except OSError as error:
             await runner.cleanup()
             raise StartError(
                 f"cannot listen on admin address {address}: {error.strerror}: give another {ADMIN.names}, or `off`"
             ) from error
-        return cls(runner, HostPort(address.host, runner.addresses[0][1]))
+        return cls(runner, server, HostPort(address.host, server.sockets[0].getsockname()[1]))
 
     async def stop(self) -> None:
         """Stop listening and end open requests."""
+        self._server.close()
         await self._runner.cleanup()
+
+
+def _remembering(asked: set[RequestHandler]) -> Middleware:
+    @web.middleware
+    async def remember(request: web.Request, handler: AnyHandler) -> web.StreamResponse:
+        asked.add(request.protocol)
+        try:
+            return await handler(request)
+        finally:
+            asked.discard(request.protocol)
+
+    return remember
 
 
 def _metrics(registry: CollectorRegistry) -> Handler:

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """HTTPS around the review: `POST /mutate`, `GET /healthz`, `GET /metrics`. Bounded in size, time and connections.
 
-Whoever reaches the port can open connections and say nothing, and no pod starts while the API server gets none: the
-oldest one that has not asked anything in full makes room.
+No pod starts while the API server gets no connection, and any pod may reach the port: see `sds.http_gate`.
 """
 
 from __future__ import annotations
@@ -11,9 +10,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Set
 from http import HTTPStatus
-from typing import cast
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -24,6 +21,7 @@ from marblemesh.inject.settings import Settings
 from marblemesh.injector.certificate import ServedCertificate
 from marblemesh.injector.metrics import InjectorMetrics
 from marblemesh.injector.review import MAX_BODY, Verdict, review
+from sds.http_gate import HttpGate
 from sds.logs import get_logger
 
 # An API server has a handful of connections; there are a few of those, kubelets and Prometheus.
@@ -62,7 +60,7 @@ class InjectorServer:
         )
         self._http = http
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: _Gate(http, self._asked),
+            lambda: HttpGate(http, self._asked, MAX_CONNECTIONS),
             sock=listener,
             ssl=self._certificate.context,
             ssl_handshake_timeout=DEADLINE,
@@ -137,28 +135,3 @@ def _plain(status: HTTPStatus) -> web.Response:
     response = web.Response(status=status, text=f"{status.phrase.lower()}\n")
     response.force_close()  # what is left of the body is not read
     return response
-
-
-class _Gate(asyncio.Protocol):
-    """Hands a new connection to HTTP. If it is one too many, the oldest one goes whose request is not there yet."""
-
-    def __init__(self, http: web.Server, asked: Set[RequestHandler]) -> None:
-        self._http = http
-        self._asked = asked
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = cast(asyncio.Transport, transport)
-        present = self._http.connections
-        if len(present) >= MAX_CONNECTIONS:
-            waiting = (other for other in present if other not in self._asked)
-            oldest = next((other.transport for other in waiting if _is_open(other.transport)), None)
-            (oldest or transport).abort()
-            if oldest is None:
-                return
-        handler = self._http()
-        transport.set_protocol(handler)
-        handler.connection_made(transport)
-
-
-def _is_open(transport: asyncio.Transport | None) -> bool:
-    return transport is not None and not transport.is_closing()

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import aiohttp
 import pytest
 
-from enclave_proxy.admin import Admin
+from enclave_proxy.admin import MAX_CONNECTIONS, Admin
 from enclave_proxy.config import HostPort
 from enclave_proxy.counters import Refusal, RelayCounters
 from enclave_proxy.errors import StartError
@@ -189,6 +189,22 @@ async def test_a_taken_port_is_named_with_the_way_out() -> None:
     with pytest.raises(StartError, match=r"cannot listen on admin address .*EDG_MARBLE_ADMIN_ADDR"):
         await Admin.start(starting(), first.address, numbers_only=False)
     await first.stop()
+
+
+async def test_connections_that_ask_nothing_are_bounded_and_keep_nobody_out() -> None:
+    admin = await Admin.start(starting(), LOOPBACK, numbers_only=False)
+    silent = [await asyncio.open_connection(admin.address.host, admin.address.port) for _ in range(MAX_CONNECTIONS + 5)]
+    async with aiohttp.ClientSession(f"http://{admin.address}") as client:
+        assert await get(client, "/livez") == (200, "ok\n")
+    for reader, _ in silent[:6]:  # the oldest
+        with suppress(ConnectionResetError):
+            assert await reader.read() == b""
+    assert not silent[-1][0].at_eof()
+    await admin.stop()
+    for _, writer in silent:
+        writer.close()
+        with suppress(ConnectionResetError):
+            await writer.wait_closed()
 
 
 async def test_a_task_that_does_not_end_shows() -> None:
