@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from enclave_proxy.admission import LogBudget
+from enclave_proxy.listener import accept_all
 from enclave_proxy.local_call import Log, Methods
 from enclave_proxy.local_connection import Calls, LocalProtocol, Shared
 from enclave_proxy.local_counters import LocalCounters
@@ -25,8 +26,6 @@ from enclave_proxy.task_set import TaskSet
 
 MAX_CONNECTIONS = 512
 MAX_CALLS = 1024
-# Pause after accept() failed for want of descriptors or memory: soon enough to go on, rare enough not to spin.
-ACCEPT_RETRY = 0.1
 # Refusals logged per second; all are counted.
 LOG_LINES = 10
 
@@ -58,7 +57,7 @@ class LocalServer:
     async def start(self, place: Place) -> None:
         """Listen. Raises SocketPathError if the path cannot be had."""
         self._bound = BoundSocket.claim(place)
-        self._accepting.spawn(self._accept(self._bound.listener))
+        self._accepting.spawn(accept_all(self._bound.listener, self._welcome, self._cannot_accept))
         if (hidden := place.hidden_by()) is not None:
             self._log.warning(
                 "the mode of this socket lets in more users than its directory does",
@@ -83,17 +82,9 @@ class LocalServer:
         """Those that are open now."""
         return list(self._connections)
 
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, _ = await loop.sock_accept(listener)
-            except OSError as error:
-                if self._budget.take():
-                    self._log.warning("cannot accept on a local socket", socket=self.counters.socket, reason=str(error))
-                await asyncio.sleep(ACCEPT_RETRY)
-                continue
-            await self._welcome(connection)
+    def _cannot_accept(self, error: OSError) -> None:
+        if self._budget.take():
+            self._log.warning("cannot accept on a local socket", socket=self.counters.socket, reason=str(error))
 
     async def _welcome(self, connection: socket.socket) -> None:
         peer, objection = self._look_at(connection)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import struct
@@ -387,3 +388,19 @@ async def test_stopping_ends_calls_and_removes_the_file(tmp_path: Path) -> None:
         assert await asyncio.wait_for(call.code(), 10) is grpc.StatusCode.UNAVAILABLE
     assert not (tmp_path / "s").exists()
     assert server.counters.active == 0
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_who_connects_in_the_moment_of_its_end_is_hung_up_on(tmp_path: Path, turns: int) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        async with serving_on(tmp_path / "s", SERVICE):
+            await asyncio.sleep(0.01)  # it waits for somebody by then
+            client.connect(str(tmp_path / "s"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        client.setblocking(False)
+        with suppress(ConnectionResetError):
+            async with asyncio.timeout(5):
+                while await asyncio.get_running_loop().sock_recv(client, 4096):
+                    pass
+    gc.collect()  # an accepted socket that nobody has closed is an error of this test
