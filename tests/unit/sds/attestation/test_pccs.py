@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -21,6 +22,8 @@ from sds.attestation.errors import CollateralUnavailable, Malformed
 from sds.attestation.pccs import REFRESH_AFTER, RETRY_AFTER, PccsCollateral, cut_signed, read_crl
 from sds.attestation.simulated.pki import FMSPC
 from sds.attestation.tee import Tee
+from sds.tls import server_context
+from tests.kit.pki import make_ca, marble
 from tests.kit.platform import NOW, Lab, lab
 
 # The cryptography library warns of odd certificates (a negative serial, a country of 21 letters), but reads them.
@@ -183,6 +186,30 @@ async def test_an_endless_answer_is_cut_off() -> None:
 async def test_an_address_without_a_service_is_unavailable(url: str) -> None:
     with pytest.raises(CollateralUnavailable, match="collateral for"):
         await PccsCollateral(url, now=lambda: NOW).get(SGX)
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_the_service_must_be_one_that_the_machine_s_authorities_name(
+    known: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ca = make_ca()
+    anchors = tmp_path / "anchors.pem"
+    anchors.write_bytes((ca if known else make_ca()).bundle.pem)
+    monkeypatch.setenv("SSL_CERT_FILE", str(anchors))  # where OpenSSL looks for them
+    app, pccs = web.Application(), Pccs(lab())
+    app.router.add_get("/{path:.*}", pccs.answer)
+    server = TestServer(app, scheme="https", skip_url_asserts=True)
+    await server.start_server(ssl=server_context(marble(ca), None, require_client_certificate=False))
+    try:
+        asking = PccsCollateral(f"https://localhost:{server.port}", now=lambda: NOW).get(SGX)
+        if known:
+            await asking
+        else:
+            with pytest.raises(CollateralUnavailable, match="certificate verify failed"):
+                await asking
+    finally:
+        await server.close()
+    assert bool(pccs.asked) is known
 
 
 def test_signed_json_is_cut_byte_for_byte() -> None:
