@@ -9,7 +9,9 @@ business and may be absolute or relative to the working directory, as in MarbleR
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -108,23 +110,57 @@ def write_files(files: Mapping[str, bytes], base: Path, owner: AppUser | None = 
 
 
 def _write_atomically(path: Path, content: bytes, owner: AppUser | None) -> None:
-    for parent in reversed(path.parents):
-        if not parent.is_dir():
-            parent.mkdir(mode=0o700, exist_ok=True)
-            if owner is not None:
-                os.chown(parent, owner.uid, owner.gid)
-    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.new")
-    try:
-        temporary.unlink(missing_ok=True)  # left by a worker with our process id that was killed
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+    with ExitStack() as stack:
+        folder: int | None = None
+        if owner is None:
+            for parent in reversed(path.parents):
+                if not parent.is_dir():
+                    parent.mkdir(mode=0o700, exist_ok=True)
+        else:
+            folder = _folder(path.absolute().parent, owner)
+            stack.callback(os.close, folder)
+            path = Path(path.name)
+        temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.new")
+        _unlink(temporary, folder)  # left by a worker with our process id that was killed
+        stack.callback(_unlink, temporary, folder)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
+        with os.fdopen(descriptor, "wb") as file:
             if owner is not None:
                 os.fchown(file.fileno(), owner.uid, owner.gid)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        os.rename(temporary, path, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+def _unlink(path: Path, folder: int | None) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path, dir_fd=folder)
+
+
+def _folder(path: Path, owner: AppUser) -> int:
+    """A descriptor of a folder, which is made if it is not there, and is the owner's then. Step by step: a symbolic
+    link that the owner could have put there would have us write where it may not. Raises OSError."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    folder = os.open("/", flags)
+    for name in path.parts[1:]:
+        outer = folder
+        try:
+            follow = 0 if not _may_change(os.fstat(outer), owner) else os.O_NOFOLLOW
+            try:
+                folder = os.open(name, flags | follow, dir_fd=outer)
+            except FileNotFoundError:
+                os.mkdir(name, 0o700, dir_fd=outer)
+                folder = os.open(name, flags | os.O_NOFOLLOW, dir_fd=outer)
+                os.fchown(folder, owner.uid, owner.gid)
+        finally:
+            os.close(outer)
+    return folder
+
+
+def _may_change(folder: os.stat_result, owner: AppUser) -> bool:
+    groups = folder.st_gid == owner.gid and folder.st_mode & stat.S_IWGRP
+    return folder.st_uid == owner.uid or bool(groups or folder.st_mode & stat.S_IWOTH)
 
 
 def app_environment(

@@ -16,6 +16,7 @@ import pytest
 from enclave_proxy.apply import write_files
 from enclave_proxy.capture_settings import AppUser, capabilities
 from enclave_proxy.child import Child
+from enclave_proxy.errors import ParametersError
 
 USER = AppUser(12345, 12346)
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root")
@@ -85,3 +86,24 @@ def test_files_of_the_manifest_and_their_folders_belong_to_the_app(tmp_path: Pat
         assert (found.st_uid, found.st_gid) == (USER.uid, USER.gid)
     assert (tmp_path / "conf/tls/key.pem").stat().st_mode & 0o777 == 0o600
     assert tmp_path.stat().st_uid == 0
+
+
+def test_no_link_of_the_app_leads_the_worker_s_hand_elsewhere(tmp_path: Path) -> None:
+    """The app of an earlier start could have put it there, and the worker is root."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    write_files({"conf/tls/key.pem": b"hush"}, tmp_path, USER)
+    (tmp_path / "conf" / "tls").rename(tmp_path / "conf" / "old")
+    (tmp_path / "conf" / "tls").symlink_to(elsewhere)
+    with pytest.raises(ParametersError, match=r"cannot write file 'conf/tls/key.pem': "):
+        write_files({"conf/tls/key.pem": b"hush"}, tmp_path, USER)
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_link_that_the_app_could_not_have_made_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "conf").symlink_to("real")
+    write_files({"conf/key.pem": b"hush"}, tmp_path, USER)
+    write_files({"conf/key.pem": b"silence"}, tmp_path, USER)
+    assert (tmp_path / "real" / "key.pem").read_bytes() == b"silence"
+    assert [path.name for path in (tmp_path / "real").iterdir()] == ["key.pem"]
