@@ -77,7 +77,8 @@ def gramine_manifest(
     every path is absolute.
     """
     if kind is not Kind.COORDINATOR and (marble_type is None or not _TYPE.fullmatch(marble_type)):
-        raise CliError(f"--marble-type is {marble_type!r}: give the Marble's name in the manifest")
+        given = "missing" if marble_type is None else repr(marble_type)
+        raise CliError(f"--marble-type is {given}: give the Marble's name in the manifest")
     if kind is Kind.COORDINATOR and (arguments or app or module or marble_type or era_config):
         raise CliError("a Coordinator has no app, no Marble type and nobody to pin: leave these options out")
     python = Path(sys.executable) if venv is None else venv.absolute() / "bin" / "python"

@@ -64,16 +64,30 @@ class ServedCertificate:
         certificate, key = self._files
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        pem = _bytes(certificate)
         try:
-            with certificate.open("rb") as file:
-                expiry = x509.load_pem_x509_certificate(file.read(_MAX_FILE)).not_valid_after_utc
+            expiry = x509.load_pem_x509_certificate(pem).not_valid_after_utc
+        except ValueError:
+            raise CertificateError(f"--tls-cert-file {certificate}: is no certificate in PEM") from None
+        _bytes(key)
+        try:
             context.load_cert_chain(certificate, key, password=_no_password)
-        except OSError as error:  # ssl.SSLError is one, and says that key and certificate do not fit
-            raise CertificateError(f"{certificate}, {key}: {error.strerror or error}") from None
-        except ValueError as error:
-            raise CertificateError(f"{certificate}, {key}: {error}") from None
+        except ssl.SSLError as error:
+            fits = error.reason != "KEY_VALUES_MISMATCH"
+            why = "is no private key in PEM" if fits else f"is not the key of --tls-cert-file {certificate}"
+            raise CertificateError(f"--tls-key-file {key}: {why}") from None
+        except (OSError, ValueError) as error:
+            raise CertificateError(f"--tls-key-file {key}: {error}") from None
         self._loaded(expiry)
         return context
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_MAX_FILE)
+    except OSError as error:
+        raise CertificateError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _signature(path: Path) -> tuple[int, int, int, int] | None:

@@ -112,7 +112,7 @@ def test_what_it_cannot_start_with_is_one_line_and_a_status(tmp_path: Path) -> N
         assert process.wait(timeout=30) == 1
         assert process.stderr is not None
         line = process.stderr.read()
-    assert line == f"marblemesh injector: {tmp_path}/tls.crt, {tmp_path}/tls.key: No such file or directory\n"
+    assert line == f"marblemesh injector: cannot read {tmp_path}/tls.crt: No such file or directory\n"
 
 
 def test_the_command_line_reads_stdin_and_reports_on_stderr() -> None:

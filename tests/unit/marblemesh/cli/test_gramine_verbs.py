@@ -29,7 +29,7 @@ def app(tmp_path: Path) -> Path:
 
 def test_a_marble_has_a_type(capsys: Capture, app: Path) -> None:
     line = refused(capsys, "fused", "--app", app)
-    assert line == "marblemesh: --marble-type is None: give the Marble's name in the manifest"
+    assert line == "marblemesh: --marble-type is missing: give the Marble's name in the manifest"
     assert "--marble-type is '../web'" in refused(capsys, "fused", "--app", app, "--marble-type", "../web")
 
 
