@@ -21,6 +21,7 @@ from enclave_proxy.capture_choice import entries_of, known_addresses, pick, port
 from enclave_proxy.capture_firewall import Firewall, FirewallError
 from enclave_proxy.capture_listener import CaptureListener
 from enclave_proxy.capture_rules import CaptureRules
+from enclave_proxy.capture_survivors import processes_of
 from enclave_proxy.counters import Refusal
 from enclave_proxy.errors import StartError
 from enclave_proxy.fused_routes import canonical
@@ -118,10 +119,14 @@ class CapturingRelay(Relay):
         await super().close(drain)
 
     async def release(self) -> None:
-        """Take the rules away, when there is no app any more."""
+        """Take the rules away, when there is no app any more. They stay if it has left something behind."""
         async with self._enforcing:
             try:
-                if self._in_force is not None:
+                if left := processes_of(self._app):
+                    self._log.error(
+                        "capture rules stay: processes of the app's user would talk in plaintext", pids=left
+                    )
+                elif self._in_force is not None:
                     await self._firewall.remove()
             except FirewallError as error:
                 self._log.error("capture rules stay, the next start replaces them", reason=str(error))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -192,3 +193,20 @@ async def test_later_the_rules_are_put_back_and_what_stays_wrong_stays_said(
     assert relay.problem == "displaced; and they cannot be put back: nft -f -: Operation not permitted"
     await relay._look_again()
     assert relay.problem is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root")
+async def test_the_rules_stay_while_something_of_the_app_s_user_lives(kernel: Kernel, tmp_path: Path) -> None:
+    for ends, removed in ((False, 0), (True, 1)):
+        made = CapturingRelay(get_logger("relay"), FAST, kernel, 0, 54321, frozenset(), None, socket.socket())
+        await made.apply(RelayConfig(outbound=routes(tmp_path)))
+        daemon = await asyncio.create_subprocess_exec("sleep", "60", user=54321, start_new_session=True)
+        if ends:
+            daemon.kill()
+            await daemon.wait()
+        await made.close()
+        await made.release()
+        assert kernel.removed == removed
+        if not ends:
+            daemon.kill()
+            await daemon.wait()
