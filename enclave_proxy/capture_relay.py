@@ -124,7 +124,9 @@ class CapturingRelay(Relay):
             try:
                 if left := processes_of(self._app):
                     self._log.error(
-                        "capture rules stay: processes of the app's user would talk in plaintext", pids=left
+                        "capture rules stay: processes of the app's user are left, and would talk in plaintext. End "
+                        "them; the next start replaces the rules",
+                        pids=left,
                     )
                 elif self._in_force is not None:
                     await self._firewall.remove()
