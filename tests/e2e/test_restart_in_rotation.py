@@ -36,7 +36,7 @@ async def restart_in_the_middle(ring: Ring, straggler: RunningWorker) -> None:
 async def test_workers_of_the_old_root_come_back_and_follow_without_losing_a_connection() -> None:
     with TemporaryDirectory(prefix="mm-") as directory:  # short: sockets lie in it
         async with MeshHarness(Path(directory)) as mesh:
-            ring = Ring(mesh, Size(marbles=3, connections=2, updates=1, pause=0.1))
+            ring = Ring(mesh, Size(marbles=3, connections=2, updates=1, pause=0.4))
             await ring.start()
             (old,) = await roots(ring.workers[0])
             async with asyncio.TaskGroup() as group:

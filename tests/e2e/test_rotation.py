@@ -59,7 +59,7 @@ class Traffic:
         async with asyncio.timeout(30):
             assert await reader.readexactly(len(payload) + 7) == b"server:" + payload
         self.requests += 1
-        await asyncio.sleep(0.01)  # 50 connections at full speed would only measure this machine's two cores
+        await asyncio.sleep(0.02)  # 50 connections at full speed would only measure this machine's two cores
 
 
 def identities(worker: RunningWorker) -> int:
