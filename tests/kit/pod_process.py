@@ -19,6 +19,7 @@ from uuid import uuid4
 from tests.kit.netns import Namespace
 
 Object = dict[str, Any]
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @dataclass
@@ -51,6 +52,10 @@ class Cluster:
             script.append(f"mkdir -p {inside} && mount --bind {source} {inside}")
             if mount.get("readOnly"):
                 script.append(f"mount -o remount,bind,ro {inside}")
+        # After the volumes: the program may lie below one of their places (/tmp), or on another file system than `/`.
+        for part in dict.fromkeys((REPOSITORY, Path(sys.prefix), Path(sys.base_prefix))):
+            inside = f"{place}/root{part}"
+            script.append(f"mkdir -p {inside} && mount --bind {part} {inside} && mount -o remount,bind,ro {inside}")
         script.append(f"mount --bind {hosts} {place}/root/etc/hosts && mount -o remount,ro {place}/root")
         arguments = shlex.join([sys.executable, "-P", "-m", "marblemesh", *container["args"]])
         env = shlex.join([f"{key}={value}" for key, value in self._environment(container, fields).items()])
