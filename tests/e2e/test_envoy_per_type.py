@@ -13,8 +13,9 @@ import pytest
 from sds.resources import BUNDLE_NAME, IDENTITY_NAME
 from sds.tls import client_context
 from tests.e2e.test_envoy_xds import exchange, next_identity, settled, village
-from tests.kit.envoy import ads_bootstrap, free_port, running_envoy, until
+from tests.kit.envoy import ads_bootstrap, running_envoy, until
 from tests.kit.envoy_town import echo_app, serving, write_identity
+from tests.kit.mesh import free_port
 from xds_server.xds_limits import XdsLimits
 from xds_server.xds_session import Session
 

@@ -21,9 +21,9 @@ from spiffe import WorkloadApiClient
 from sds.keys import PrivateKey
 from sds.material import Identity, TrustBundle
 from sds.tls import client_context
-from tests.kit.envoy import Envoy, free_port, grpc_cluster, running_envoy, until
+from tests.kit.envoy import Envoy, grpc_cluster, running_envoy, until
 from tests.kit.envoy_town import echo_app
-from tests.kit.mesh import MeshHarness, RunningWorker
+from tests.kit.mesh import MeshHarness, RunningWorker, free_port
 from tests.kit.pki import marble, other_ca
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]

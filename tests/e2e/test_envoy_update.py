@@ -19,9 +19,10 @@ from enclave_proxy.identity_store import IdentityStore
 from sds.material import Identity, TrustBundle
 from sds.resources import BUNDLE_NAME, IDENTITY_NAME
 from sds.tls import client_context
-from tests.kit.envoy import ads_bootstrap, free_port, running_envoy, until
+from tests.kit.envoy import ads_bootstrap, running_envoy, until
 from tests.kit.envoy_town import echo_app, sds_bootstrap, serving, write_identity
 from tests.kit.local_socket import sds, serving_on
+from tests.kit.mesh import free_port
 from tests.kit.pki import make_ca, marble, now
 from tests.kit.xds_mesh import Town, manifest
 from xds_server.rotation import Pace

@@ -19,9 +19,10 @@ from sds.latest import Latest
 from sds.material import Identity
 from sds.resources import BUNDLE_NAME, IDENTITY_NAME, SECRET, bundle_secret, identity_secret
 from sds.tls import client_context
-from tests.kit.envoy import ads_bootstrap, free_port, running_envoy, until
+from tests.kit.envoy import ads_bootstrap, running_envoy, until
 from tests.kit.envoy_town import echo_app, plain_exchange, sds_bootstrap, serving, write_identity, write_pem
 from tests.kit.local_socket import sds, serving_on
+from tests.kit.mesh import free_port
 from tests.kit.xds_mesh import Town, gateway_certificate, manifest
 from xds_server.ads import XdsServer
 from xds_server.mesh import ActiveMarble

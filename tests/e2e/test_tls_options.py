@@ -22,9 +22,10 @@ from enclave_proxy.routes import Pushed, build
 from sds.logs import get_logger
 from sds.resources import BUNDLE_NAME, CLUSTER, ENDPOINT, IDENTITY_NAME, LISTENER, SECRET, read_secret
 from tests.kit import hostile_servers as servers
-from tests.kit.envoy import ads_bootstrap, free_port, running_envoy, until
+from tests.kit.envoy import ads_bootstrap, running_envoy, until
 from tests.kit.envoy_town import echo_app, serving, write_identity
 from tests.kit.hostile_identities import Shown, good
+from tests.kit.mesh import free_port
 from tests.kit.openssl_judge import Handshake, s_client
 from tests.kit.xds_mesh import Town, manifest
 from xds_server.mesh import ActiveMarble

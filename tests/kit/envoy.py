@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable
@@ -16,13 +15,10 @@ from typing import Any
 
 import envoy
 
+from tests.kit.mesh import free_port
+
 START_SECONDS = 15.0
 POLL_SECONDS = 0.05
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    with socket.create_server((host, 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 async def until(condition: Callable[[], Any], seconds: float = START_SECONDS) -> Any:

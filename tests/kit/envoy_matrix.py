@@ -25,8 +25,9 @@ from sds.discovery import View
 from sds.material import Identity
 from sds.resources import BUNDLE_NAME, IDENTITY_NAME
 from sds.tls import client_context
-from tests.kit.envoy import Envoy, ads_bootstrap, free_port, running_envoy, until
+from tests.kit.envoy import Envoy, ads_bootstrap, running_envoy, until
 from tests.kit.envoy_town import echo_app, write_identity
+from tests.kit.mesh import free_port
 from tests.kit.xds_mesh import Town, manifest
 from tests.kit.xds_port import xds_server
 from xds_server.ads import XdsServer
