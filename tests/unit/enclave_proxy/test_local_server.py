@@ -17,8 +17,6 @@ import grpc
 import grpc.aio
 import pytest
 from grpclib.const import Cardinality
-from h2.config import H2Configuration
-from h2.connection import H2Connection
 
 from enclave_proxy import local_call
 from enclave_proxy.local_call import Call, Method, Methods
@@ -26,6 +24,7 @@ from enclave_proxy.local_connection import MAX_CALLS
 from enclave_proxy.local_path import Place
 from enclave_proxy.local_peer import Access, Unwelcome
 from enclave_proxy.local_server import LocalServer
+from tests.kit.local_http2 import RawClient, request_head
 from tests.kit.local_socket import local_server, me, serving_on
 
 Connect = Callable[[], "RawClient"]
@@ -76,44 +75,6 @@ async def echoed(path: Path) -> bool:
         call = opened.stream_stream("/t/_echo")()
         await call.write(b"hello")
         return bool(await asyncio.wait_for(call.read(), 10) == b"hello")
-
-
-def request_head(path: str) -> list[tuple[str, str]]:
-    pseudo = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "x")]
-    return [*pseudo, ("te", "trailers"), ("content-type", "application/grpc")]
-
-
-class RawClient:
-    """HTTP/2 by hand, for what no library would send."""
-
-    def __init__(self, path: Path) -> None:
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(10)
-        self.socket.connect(str(path))
-        self.h2 = H2Connection(H2Configuration(header_encoding="ascii", validate_outbound_headers=False))
-
-    def open(self) -> None:
-        self.h2.initiate_connection()
-        self.flush()
-
-    def call(self, path: str = "/t/_echo") -> int:
-        stream = self.h2.get_next_available_stream_id()
-        self.h2.send_headers(stream, request_head(path))
-        return stream
-
-    def flush(self) -> None:
-        self.socket.sendall(self.h2.data_to_send())
-
-    def ended(self) -> bool:
-        """Read until the server hangs up."""
-        try:
-            while self.socket.recv(65536):
-                pass
-        except ConnectionResetError:
-            return True
-        except TimeoutError:
-            return False
-        return True
 
 
 @pytest.fixture
