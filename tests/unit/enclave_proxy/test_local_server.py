@@ -17,6 +17,8 @@ import grpc
 import grpc.aio
 import pytest
 from grpclib.const import Cardinality
+from h2.config import H2Configuration
+from h2.connection import H2Connection
 
 from enclave_proxy import local_call
 from enclave_proxy.local_call import Call, Method, Methods
