@@ -8,20 +8,28 @@ code, and the operator's verbs load neither.
 from __future__ import annotations
 
 import gc
+import os
 import ssl
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 
 def main() -> None:
     """Run the program that `sys.argv[1]` names; everything else is an operator's verb."""
     gc.disable()  # nothing that imports make is garbage: looking for some is a seventh of the time until a program runs
-    with _without_public_anchors():
-        program = _load()
+    program = load()
     gc.freeze()
     gc.enable()
     program()
+
+
+def load() -> Callable[[], None]:
+    """The program that `sys.argv` names, imported."""
+    # A fused app shares aiohttp with the worker, and may well have to trust the public authorities.
+    fused = "--fused" in sys.argv or bool(os.environ.get("EDG_MARBLE_FUSED"))
+    with nullcontext() if fused else _without_public_anchors():
+        return _load()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -33,3 +34,23 @@ def test_a_program_is_loaded_without_collections_and_trusts_no_public_authority(
     done = subprocess.run([sys.executable, "-c", CODE.format(word=word)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["[False, True] 0 CERT_REQUIRED", "True"]
+
+
+FUSED = """
+import sys, marblemesh.__main__ as start
+sys.argv = ["marblemesh", *sys.argv[1:]]
+start.load()
+import ssl
+from aiohttp import connector
+print(connector._SSL_CONTEXT_VERIFIED.cert_store_stats() == ssl.create_default_context().cert_store_stats())
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env"), [(("proxy", "run", "--fused"), {}), (("proxy", "run"), {"EDG_MARBLE_FUSED": "1"})]
+)
+def test_a_fused_app_s_aiohttp_trusts_whom_it_trusts_elsewhere(arguments: tuple[str, ...], env: dict[str, str]) -> None:
+    environment = {**os.environ, **env}  # noqa: TID251 - a test's own
+    command = [sys.executable, "-c", FUSED, *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "True"
