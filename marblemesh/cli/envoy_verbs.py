@@ -59,6 +59,18 @@ def _bind(text: str) -> Tcp:
     return where
 
 
+def _dialled(text: str) -> Tcp:
+    if text.startswith(":"):
+        raise typer.BadParameter(f"{text!r} names nobody: want HOST:PORT, such as coordinator{text}")
+    return _host_port(text)
+
+
+def _server_name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise typer.BadParameter(f"{text!r} is no host name")
+    return text
+
+
 def _app_side(text: str) -> Address:
     """`unix:<path>`, or loopback: both ends of this hop are plaintext and stay inside the TEE."""
     if text.startswith("unix:"):
@@ -122,7 +134,7 @@ SdsSocket = Annotated[
     ),
 ]
 Coordinator = Annotated[
-    Tcp, typer.Option("--coordinator", metavar="HOST:PORT", parser=_host_port, help="The Coordinator's xDS port.")
+    Tcp, typer.Option("--coordinator", metavar="HOST:PORT", parser=_dialled, help="The Coordinator's xDS port.")
 ]
 Admin = Annotated[
     Tcp | None,
@@ -159,11 +171,14 @@ def originator(
         Address,
         typer.Option("--listen", metavar="unix:PATH|HOST:PORT", parser=_app_side, help="Where the app connects to."),
     ],
-    to: Annotated[Tcp, typer.Option("--to", metavar="HOST:PORT", parser=_host_port, help="The peer's mesh port.")],
+    to: Annotated[Tcp, typer.Option("--to", metavar="HOST:PORT", parser=_dialled, help="The peer's mesh port.")],
     peer: PeerTypes = None,
     trust_domain: TrustDomain = None,
     sni: Annotated[
-        str | None, typer.Option("--sni", metavar="NAME", help="The name to ask for. Default: the host of --to.")
+        str | None,
+        typer.Option(
+            "--sni", metavar="NAME", parser=_server_name, help="The name to ask for. Default: the host of --to."
+        ),
     ] = None,
     sds_socket: SdsSocket = "sds.sock",
     admin: Admin = None,
